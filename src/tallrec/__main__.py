@@ -1,0 +1,5 @@
+"""`python -m tallrec`."""
+
+from tallrec.cli import main
+
+main()

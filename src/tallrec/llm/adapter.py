@@ -1,0 +1,187 @@
+"""LoRA adapters in PEFT's own format, proven on every load."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
+
+from tallrec.llm.backbone import Backbone
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_CARD = "tallrec.json"
+_WEIGHTS = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True)
+class AdapterCard:
+    """What must be known to use an adapter, written beside its weights as `tallrec.json`.
+
+    Attributes:
+        backbone: Name of the base model it was tuned on.
+        fingerprint: Identifies that model's weights.
+        template: Name of the template.
+        domain: The noun for an item.
+        yes: The answer text of a like, and `yes_id` its token.
+        no: The answer text of a dislike, and `no_id` its token.
+        yes_id: Token id of Yes.
+        no_id: Token id of No.
+        max_tokens: The longest row it was tuned on.
+    """
+
+    backbone: str
+    fingerprint: str
+    template: str
+    domain: str
+    yes: str
+    no: str
+    yes_id: int
+    no_id: int
+    max_tokens: int
+
+
+def attach_lora(
+    backbone: Backbone,
+    *,
+    rank: int = 8,
+    alpha: int = 16,
+    dropout: float = 0.05,
+    targets: tuple[str, ...] = ("q_proj", "v_proj"),
+    seed: int = 0,
+) -> PeftModel:
+    """Wraps the backbone's model with a fresh LoRA adapter (Hu et al., 2021).
+
+    The defaults are the paper's (TALLRec, section 4.1). The adapter's weights are float32.
+
+    Args:
+        backbone: The base model; its weights stay frozen and unchanged.
+        rank: Rank of the update.
+        alpha: The update is scaled by alpha / rank.
+        dropout: Dropout on the adapter's input while tuning.
+        targets: Names of the linear modules to adapt, or `all-linear`.
+        seed: Seeds the adapter's random half.
+
+    Raises:
+        ValueError: If the model has none of the target modules.
+    """
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules="all-linear" if targets == ("all-linear",) else list(targets),
+        task_type="CAUSAL_LM",
+    )
+    torch.manual_seed(seed)
+    try:
+        model = get_peft_model(backbone.model, config)
+    except ValueError as error:
+        linear = {
+            name.rsplit(".", 1)[-1]
+            for name, module in backbone.model.named_modules()
+            if isinstance(module, torch.nn.Linear)
+        }
+        raise ValueError(
+            f"the LoRA targets {', '.join(targets)} do not fit {backbone.name}; "
+            f"its linear modules are {', '.join(sorted(linear))}"
+        ) from error
+    assert isinstance(model, PeftModel)
+    return model
+
+
+def save_adapter(model: PeftModel, folder: Path, card: AdapterCard) -> None:
+    """Writes a standard PEFT adapter folder with its card; it appears whole or not at all.
+
+    Raises:
+        ValueError: If the adapter's weights are zero, missing or not finite.
+    """
+    check_weights(get_peft_model_state_dict(model), str(folder))
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(str(partial), save_embedding_layers=False)
+    (partial / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+    (partial / _CARD).write_text(json.dumps(asdict(card), indent=2) + "\n", encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+
+
+def read_card(folder: Path) -> AdapterCard:
+    """Reads the card of an adapter folder.
+
+    Raises:
+        ValueError: If there is no readable card.
+    """
+    path = folder / _CARD
+    try:
+        return AdapterCard(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise ValueError(f"{folder} is not an adapter of tallrec: it has no {_CARD}") from None
+    except (json.JSONDecodeError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+
+
+def load_adapter(backbone: Backbone, folder: Path) -> PeftModel:
+    """Loads an adapter on the backbone it was tuned on.
+
+    Args:
+        backbone: The base model, without another adapter.
+        folder: An adapter folder with its card.
+
+    Raises:
+        ValueError: If the adapter belongs to other base weights, or if its tensors are missing,
+            superfluous, zero or not finite.
+    """
+    card = read_card(folder)
+    if card.fingerprint != backbone.fingerprint:
+        raise ValueError(
+            f"the adapter in {folder} was tuned on {card.backbone} ({card.fingerprint[:19]}...), "
+            f"not on {backbone.name} ({backbone.fingerprint[:19]}...): load that backbone"
+        )
+    saved = _read_tensors(folder / _WEIGHTS)
+    check_weights(saved, str(folder))
+    model = PeftModel.from_pretrained(backbone.model, str(folder))
+    wanted = get_peft_model_state_dict(model)
+    missing, extra = wanted.keys() - saved.keys(), saved.keys() - wanted.keys()
+    if missing or extra:
+        model.unload()
+        raise ValueError(
+            f"the adapter in {folder} does not fit {backbone.name}: {len(missing)} tensors are "
+            f"missing and {len(extra)} have no place, such as {min(missing or extra)}"
+        )
+    return model.eval()
+
+
+def check_weights(tensors: dict[str, Tensor], where: str) -> None:
+    """An adapter that changes nothing, or that cannot compute, is a failed save.
+
+    Raises:
+        ValueError: If there are no tensors, one is not finite, or an update is zero.
+    """
+    if not tensors:
+        raise ValueError(f"the adapter in {where} has no tensors: it was saved empty; tune again")
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"the adapter in {where} is not finite: {name}; tune again")
+        if not tensor.any():
+            raise ValueError(
+                f"the adapter in {where} is zero in {name}: it was never tuned or lost its "
+                f"weights; tune again"
+            )
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except FileNotFoundError:
+        raise ValueError(f"the adapter's weights are missing: there is no {path}") from None
+    except SafetensorError as error:
+        raise ValueError(f"the adapter's weights cannot be read: {path}: {error}") from None

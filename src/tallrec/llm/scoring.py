@@ -1,0 +1,191 @@
+"""Log-odds of Yes at an answer position, read from as little of the model as that needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tallrec.progress import OnProgress, silent
+from tallrec.prompts import Template
+from tallrec.prompts.answers import Answers, TokenRow, encode
+from tallrec.types import FloatArray, Samples
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# Shape letters: b rows, t tokens, n answer positions, d width, v vocabulary.
+
+
+def pad(rows: Sequence[Sequence[int]]) -> Tensor:
+    """Right-pads token rows to ids_bt. A causal model never looks at what stands to the right."""
+    ids_bt = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
+    for ids_t, row in zip(ids_bt, rows, strict=True):
+        ids_t[: len(row)] = torch.tensor(row)
+    return ids_bt
+
+
+def hidden_at(model: PreTrainedModel | PeftModel, ids_bt: Tensor, at_n2: Tensor) -> Tensor:
+    """Last hidden states at (row, position) pairs, hidden_nd; the head is not computed."""
+    decoder = base_of(model).base_model
+    hidden_btd = decoder(input_ids=ids_bt, use_cache=False).last_hidden_state
+    return hidden_btd[at_n2[:, 0], at_n2[:, 1]]
+
+
+def base_of(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """The transformers model inside; adapters act in its layers either way."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def head_logits(
+    model: PreTrainedModel | PeftModel, hidden_nd: Tensor, tokens: Sequence[int] | None = None
+) -> Tensor:
+    """Logits of some tokens (all if None) in float32, logits_nv.
+
+    bfloat16 logits of 20 have steps of 0.125, so the head is computed in float32. What some
+    architectures do to logits after the head (scaling, soft-capping) is done here too.
+    """
+    base = base_of(model)
+    head = base.get_output_embeddings()
+    rows = slice(None) if tokens is None else list(tokens)
+    logits = hidden_nd.float() @ head.weight[rows].float().T
+    if getattr(head, "bias", None) is not None:
+        logits = logits + head.bias[rows].float()
+    config = base.config.get_text_config()
+    if getattr(config, "logit_scale", None) is not None:  # Cohere
+        logits = logits * config.logit_scale
+    if getattr(config, "logits_scaling", None) is not None:  # Granite
+        logits = logits / config.logits_scaling
+    cap = getattr(config, "final_logit_softcapping", None)  # Gemma 2
+    return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
+def log_odds(model: PreTrainedModel | PeftModel, hidden_nd: Tensor, answers: Answers) -> Tensor:
+    """log P(Yes) - log P(No) = logit(Yes) - logit(No), shape [n]."""
+    logits = head_logits(model, hidden_nd, (answers.yes, answers.no))
+    return logits[:, 0] - logits[:, 1]
+
+
+def released(model: PreTrainedModel | PeftModel, hidden_nd: Tensor, answers: Answers) -> Tensor:
+    """P(Yes) - P(No) over the whole vocabulary, shape [n].
+
+    The paper's released code takes a softmax over the vocabulary and a second one over the two
+    probabilities; the log-odds of that second softmax are this difference.
+    """
+    probabilities = head_logits(model, hidden_nd).softmax(dim=-1)
+    return probabilities[:, answers.yes] - probabilities[:, answers.no]
+
+
+ORDERINGS: dict[str, Callable[..., Tensor]] = {"log-odds": log_odds, "released": released}
+
+
+def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[np.ndarray]:
+    """Row numbers in batches of similar length, at most `batch_tokens` padded tokens each.
+
+    A row longer than that is a batch of its own. The longest come first, so that memory is
+    needed at once or never.
+    """
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+    start = 0
+    while start < len(order):
+        stop = start + max(1, batch_tokens // max(1, lengths[order[start]]))
+        yield order[start:stop]
+        start = stop
+
+
+@torch.no_grad()
+def score_rows(
+    model: PreTrainedModel | PeftModel,
+    rows: Sequence[TokenRow],
+    answers: Answers,
+    *,
+    ordering: str = "log-odds",
+    batch_tokens: int = 4096,
+    on_progress: OnProgress = silent,
+) -> FloatArray:
+    """Scores the target's answer of each row.
+
+    Args:
+        model: A backbone, with or without an adapter.
+        rows: Tokenized samples.
+        answers: The verbalizer.
+        ordering: `log-odds`, or `released` (see `released`).
+        batch_tokens: Padded tokens in one forward pass; changes memory and speed, not scores.
+        on_progress: Called after each batch with rows done and rows in all.
+
+    Returns:
+        One score a row, shape [n], in the order of the rows.
+
+    Raises:
+        ValueError: If the ordering is unknown.
+    """
+    if ordering not in ORDERINGS:
+        raise ValueError(f"ordering must be one of {', '.join(ORDERINGS)}; got {ordering!r}")
+    was_training = model.training
+    model.eval()
+    scores = np.full(len(rows), np.nan)
+    done = 0
+    for batch in batches([len(row.prompt) for row in rows], batch_tokens):
+        prompts = [rows[i].prompt for i in batch]
+        ids_bt = pad(prompts).to(model.device)
+        last = torch.tensor([[b, len(prompt) - 1] for b, prompt in enumerate(prompts)])
+        hidden_nd = hidden_at(model, ids_bt, last.to(model.device))
+        scores[batch] = ORDERINGS[ordering](model, hidden_nd, answers).double().cpu().numpy()
+        done += len(batch)
+        on_progress(done, len(rows), "")
+    model.train(was_training)
+    return scores
+
+
+@dataclass(frozen=True)
+class LlmScorer:
+    """A language model as a `Scorer`: the log-odds of Yes after a sample's prompt.
+
+    Attributes:
+        model: A backbone, with or without an adapter.
+        tokenizer: Its tokenizer.
+        template: How a sample becomes text.
+        answers: The verbalizer of that tokenizer and template.
+        domain: The noun for an item.
+        max_tokens: The longest row; longer ones lose their oldest history.
+        ordering: `log-odds` or `released`.
+        batch_tokens: Padded tokens in one forward pass.
+        on_progress: Called after each batch.
+    """
+
+    model: PreTrainedModel | PeftModel
+    tokenizer: PreTrainedTokenizerBase
+    template: Template
+    answers: Answers
+    domain: str
+    max_tokens: int
+    ordering: str = "log-odds"
+    batch_tokens: int = 4096
+    on_progress: OnProgress = silent
+
+    def encode(self, samples: Samples) -> list[TokenRow]:
+        """Tokenizes samples as this scorer reads them."""
+        return encode(
+            self.tokenizer,
+            self.template,
+            self.answers,
+            samples,
+            domain=self.domain,
+            max_tokens=self.max_tokens,
+        )
+
+    def __call__(self, samples: Samples) -> FloatArray:
+        """Log-odds of a like for each sample, shape [n]."""
+        return score_rows(
+            self.model,
+            self.encode(samples),
+            self.answers,
+            ordering=self.ordering,
+            batch_tokens=self.batch_tokens,
+            on_progress=self.on_progress,
+        )

@@ -1,0 +1,187 @@
+"""A recipe: one typed, frozen description of a run. TOML in, TOML out."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class DataRecipe(_Strict):
+    """Which samples; ignored where a prepared folder is given."""
+
+    dataset: str = "movielens-100k"
+    """A data set by name, or the path of a prepared folder."""
+    split: Literal["paper", "users", "time"] = "users"
+    history: int = Field(10, ge=1)
+    """The longest history a sample shows, in events."""
+    min_history: int | None = Field(None, ge=0)
+    """The shortest history that makes a sample; `history` unless given."""
+    like_above: float = 3.0
+    """A rating above this is a like."""
+    seed: int = 0
+    """Seed of the split."""
+
+
+class ShotsRecipe(_Strict):
+    """Which training samples are tuned on."""
+
+    count: int = Field(64, ge=1)
+    stratify: Literal["none", "label", "user"] = "none"
+    validation: Literal["none", "shots", "paper"] = "none"
+    """Labels that stop tuning early: none, a share of the shots, or the whole validation part."""
+    validation_share: float = Field(0.25, gt=0, lt=1)
+    """Share of the shots held out where `validation` is `shots`."""
+
+
+class BackboneRecipe(_Strict):
+    """Which language model."""
+
+    source: str = "smollm2-135m"
+    """An embedded asset by name, a Hugging Face id, a local folder or a GGUF file."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: str = "auto"
+    max_tokens: int = Field(1024, ge=16)
+    """Longer prompts lose their oldest history."""
+
+
+class LoraRecipe(_Strict):
+    """The adapter."""
+
+    rank: int = Field(8, ge=1)
+    alpha: int = Field(16, ge=1)
+    dropout: float = Field(0.05, ge=0, lt=1)
+    targets: tuple[str, ...] = ("q_proj", "v_proj")
+
+
+class TuningRecipe(_Strict):
+    """The tuning stage; see `tallrec.llm.tuning.TuningOptions`."""
+
+    loss: Literal["answers", "all-tokens"] = "answers"
+    epochs: int = Field(5, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
+    warmup: float = Field(0.1, ge=0)
+    """Share of the steps (below 1) or number of steps in which the learning rate rises."""
+    batch_size: int = Field(8, ge=1)
+    micro_batch: int = Field(8, ge=1)
+    """Rows in one forward pass; bounds memory."""
+    weight_decay: float = Field(0.0, ge=0)
+    patience: int = Field(3, ge=1)
+    """Validations without a better AUC before tuning stops."""
+
+    @model_validator(mode="after")
+    def _micro_batches_fill_a_batch(self) -> Self:
+        if self.batch_size % self.micro_batch:
+            raise ValueError(
+                f"batch_size ({self.batch_size}) must be a multiple of micro_batch "
+                f"({self.micro_batch})"
+            )
+        return self
+
+
+class EvaluationRecipe(_Strict):
+    """How scores are made and measured."""
+
+    ordering: Literal["log-odds", "released"] = "log-odds"
+    zero_shot: bool = False
+    """Whether the backbone without its adapter is a row of the table."""
+    resamples: int = Field(2000, ge=100)
+    """Bootstrap resamples of the users."""
+    batch_tokens: int = Field(4096, ge=16)
+    """Padded tokens in one forward pass."""
+
+
+class Recipe(_Strict):
+    """Everything that decides what a run computes."""
+
+    name: str = "demo"
+    template: Literal["timeline", "paper", "paper-clean"] = "timeline"
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    """Each seed draws its own shots and tunes its own adapter."""
+    data: DataRecipe = DataRecipe()
+    shots: ShotsRecipe = ShotsRecipe()
+    backbone: BackboneRecipe = BackboneRecipe()
+    lora: LoraRecipe = LoraRecipe()
+    tuning: TuningRecipe = TuningRecipe()
+    evaluation: EvaluationRecipe = EvaluationRecipe()
+
+    def to_toml(self) -> str:
+        """The recipe as TOML, every value written out (except what is None)."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that come with the package, by name."""
+    folder = Path(str(files("tallrec") / "recipes"))
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def load_recipe(source: str, overrides: tuple[str, ...] = ()) -> Recipe:
+    """Reads a recipe.
+
+    Args:
+        source: The name of a shipped recipe or the path of a TOML file.
+        overrides: `path=value` texts, such as `tuning.learning_rate=3e-4`; the value is TOML, or
+            else taken as text.
+
+    Raises:
+        ValueError: If there is no such recipe, or a key or value is not allowed; each is named
+            with its path and what would be right.
+    """
+    shipped = shipped_recipes()
+    path = shipped.get(source, Path(source))
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError):
+        raise ValueError(
+            f"there is no recipe {source!r}: give a TOML file or one of {', '.join(shipped)}"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"the recipe {source} is not TOML: {error}") from None
+    for override in overrides:
+        _set(tree, override)
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        problems = "; ".join(_explain(problem) for problem in error.errors())
+        raise ValueError(f"the recipe {source} is not right: {problems}") from None
+
+
+def _set(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise ValueError(f"--set takes path=value, such as tuning.epochs=4; got {override!r}")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *tables, last = key.strip().split(".")
+    for table in tables:
+        tree = tree.setdefault(table, {})
+        if not isinstance(tree, dict):
+            raise ValueError(f"--set {override}: {table} is a value, not a table")
+    tree[last] = value
+
+
+def _explain(problem: Any) -> str:
+    """One validation problem as path, fault and allowed keys."""
+    path = [str(part) for part in problem["loc"]]
+    where = ".".join(path) or "recipe"
+    if problem["type"] != "extra_forbidden":
+        return f"{where}: {problem['msg'].removeprefix('Value error, ')} (got {problem['input']!r})"
+    model: type[BaseModel] = Recipe
+    for part in path[:-1]:
+        annotation = model.model_fields[part].annotation
+        assert isinstance(annotation, type)
+        assert issubclass(annotation, BaseModel)
+        model = annotation
+    return f"{where}: there is no such key; there are {', '.join(model.model_fields)}"

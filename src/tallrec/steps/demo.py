@@ -1,0 +1,37 @@
+"""The demo: every step of the main job, one after the other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tallrec.data.prepared import read_prepared
+from tallrec.evaluate import to_table
+from tallrec.recipe import Recipe
+from tallrec.recommend import recommendations_table
+from tallrec.steps.data import Say
+from tallrec.steps.evaluate import evaluate_run, recommend_run
+from tallrec.steps.tune import tune_recipe
+
+
+def run_demo(
+    recipe: Recipe, out: Path, *, k: int, say: Say, show: Callable[[object], None]
+) -> None:
+    """Tunes, evaluates and recommends for the first user of the test part.
+
+    Args:
+        recipe: What to do.
+        out: The run directory.
+        k: How many items to recommend.
+        say: Shows a line.
+        show: Shows a table.
+    """
+    started = time.monotonic()
+    run = tune_recipe(recipe, out, say=say)
+    result = evaluate_run(out, say=say)
+    show(to_table(result))
+    test = read_prepared(Path(run.info["data"]["folder"])).splits.test
+    user = test[0].user
+    show(recommendations_table(recommend_run(out, user, k=k, say=say), user))
+    say(f"Report: {out / 'report.md'} ({time.monotonic() - started:.0f} s in all)")
