@@ -32,7 +32,7 @@ format: install
 	$(BIN)/python docs/commands.py
 
 lock: install
-	$(BIN)/python -m pip freeze --exclude-editable --exclude pip | sed 's/+cpu$$//' > requirements.lock
+	$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip | sed 's/+cpu$$//' > requirements.lock
 
 clean:
 	rm -rf .venv

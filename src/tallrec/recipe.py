@@ -66,7 +66,7 @@ class TuningRecipe(_Strict):
     """The tuning stage; see `tallrec.llm.tuning.TuningOptions`."""
 
     loss: Literal["answers", "all-tokens"] = "answers"
-    epochs: int = Field(5, ge=1)
+    epochs: int = Field(4, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
     warmup: float = Field(0.1, ge=0)

@@ -33,12 +33,7 @@ def plain_text(path: Path, folder: Path, encoding: str, separator: str | None = 
     Raises:
         ValueError: If the encoding is unknown or the file is not written in it.
     """
-    try:
-        "".encode(encoding)
-    except LookupError:
-        raise ValueError(
-            f"{encoding!r} is no text encoding (--encoding): try utf-8, latin-1, cp1252 or utf-16"
-        ) from None
+    _check_encoding(encoding)
     if codecs.lookup(encoding).name in ("utf-8", "utf-8-sig"):
         with path.open("rb") as file:
             marked = file.read(3) == codecs.BOM_UTF8
@@ -68,6 +63,7 @@ def plain_text(path: Path, folder: Path, encoding: str, separator: str | None = 
 
 def first_row(path: Path, encoding: str) -> str:
     """The first line of a text, without its end."""
+    _check_encoding(encoding)
     with decoding(path, encoding), _open_text(path, encoding) as lines:
         return lines.readline().rstrip("\r\n")
 
@@ -139,7 +135,7 @@ class Delimited:
             except csv.Error as error:
                 raise ValueError(
                     f"{self.shown}, row {row}: broken quotes ({error}). A quote inside a quoted "
-                    f'field is written twice (""); if quotes mean nothing here, give --no-quotes'
+                    f'field is written twice (""); if quotes mean nothing here, give --no-quoting'
                 ) from None
 
     def first_fault(self) -> ValueError | None:
@@ -161,6 +157,15 @@ class Delimited:
         except ValueError as fault:
             return fault
         return too_short
+
+
+def _check_encoding(encoding: str) -> None:
+    try:
+        "".encode(encoding)
+    except LookupError:
+        raise ValueError(
+            f"{encoding!r} is no text encoding (--encoding): try utf-8, latin-1, cp1252 or utf-16"
+        ) from None
 
 
 def _open_text(path: Path, encoding: str) -> TextIO:

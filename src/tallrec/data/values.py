@@ -105,7 +105,8 @@ def read_catalog(table: Table, at: Mapping[str, str]) -> pl.DataFrame:
         same = frame["item"] == frame["item"].filter(again)[0]
         problem = f"is the id of row {table.row_of(_first(same))} too"
         _refuse(table, at["item"], again, problem, "ids are unique: keep one row for each item")
-    _refuse(table, at["title"], _empty(frame["title"]) & used, "", "every item needs a title")
+    untitled = _empty(frame["title"].str.strip_chars()) & used
+    _refuse(table, at["title"], untitled, "", "every item needs a title")
     creator = _filled("creator") if "creator" in at else pl.lit(None, pl.String).alias("creator")
     return frame.filter(used).select("item", "title", creator)
 

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import (
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
 from safetensors import SafetensorError, safe_open
+from transformers.pytorch_utils import Conv1D
 
 from tallrec.llm.backbone import Backbone
 
@@ -19,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _CARD = "tallrec.json"
+_CONFIG = "adapter_config.json"
 _WEIGHTS = "adapter_model.safetensors"
 
 
@@ -71,8 +80,9 @@ def attach_lora(
         seed: Seeds the adapter's random half.
 
     Raises:
-        ValueError: If the model has none of the target modules.
+        ValueError: If the model has no linear modules of a target's name, or carries an adapter.
     """
+    _check_targets(backbone, targets)
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
@@ -81,24 +91,44 @@ def attach_lora(
         task_type="CAUSAL_LM",
     )
     torch.manual_seed(seed)
-    try:
-        model = get_peft_model(backbone.model, config)
-    except ValueError as error:
-        linear = {
-            name.rsplit(".", 1)[-1]
-            for name, module in backbone.model.named_modules()
-            if isinstance(module, torch.nn.Linear)
-        }
+    return _wrap(backbone, config)
+
+
+def _check_targets(backbone: Backbone, targets: tuple[str, ...]) -> None:
+    if targets == ("all-linear",):
+        return
+    head = backbone.model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    linear = [
+        name
+        for name, module in backbone.model.named_modules()
+        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head
+    ]
+    unknown = [t for t in targets if not any(f".{name}".endswith(f".{t}") for name in linear)]
+    if unknown or not targets:
+        names = sorted({name.rsplit(".", 1)[-1] for name in linear})
         raise ValueError(
-            f"the LoRA targets {', '.join(targets)} do not fit {backbone.name}; "
-            f"its linear modules are {', '.join(sorted(linear))}"
-        ) from error
+            f"{backbone.name} has no linear module {' or '.join(unknown)} for LoRA (its output "
+            f"head does not count); choose from {', '.join(names)}, or give all-linear alone"
+        )
+
+
+def _wrap(backbone: Backbone, config: PeftConfig) -> PeftModel:
+    if getattr(backbone.model, "peft_config", None):
+        raise ValueError(
+            f"{backbone.name} already carries an adapter: unload() that one, or load the backbone "
+            f"again"
+        )
+    with warnings.catch_warnings():  # PEFT uses names that transformers has deprecated
+        warnings.simplefilter("ignore", FutureWarning)
+        model = get_peft_model(backbone.model, config)
     assert isinstance(model, PeftModel)
     return model
 
 
 def save_adapter(model: PeftModel, folder: Path, card: AdapterCard) -> None:
     """Writes a standard PEFT adapter folder with its card; it appears whole or not at all.
+
+    An adapter that is there already is replaced.
 
     Raises:
         ValueError: If the adapter's weights are zero, missing or not finite.
@@ -108,9 +138,22 @@ def save_adapter(model: PeftModel, folder: Path, card: AdapterCard) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(str(partial), save_embedding_layers=False)
     (partial / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+    _sort_targets(partial / _CONFIG)
     (partial / _CARD).write_text(json.dumps(asdict(card), indent=2) + "\n", encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+    replaced = folder.with_name(f".{folder.name}.replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
+    if folder.exists():
+        folder.rename(replaced)
+    partial.rename(folder)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _sort_targets(path: Path) -> None:
+    """PEFT writes a set, in the order of this process; equal adapters shall be equal files."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(config["target_modules"], list):
+        config["target_modules"].sort()
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def read_card(folder: Path) -> AdapterCard:
@@ -124,7 +167,7 @@ def read_card(folder: Path) -> AdapterCard:
         return AdapterCard(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise ValueError(f"{folder} is not an adapter of tallrec: it has no {_CARD}") from None
-    except (json.JSONDecodeError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
 
 
@@ -147,15 +190,20 @@ def load_adapter(backbone: Backbone, folder: Path) -> PeftModel:
         )
     saved = _read_tensors(folder / _WEIGHTS)
     check_weights(saved, str(folder))
-    model = PeftModel.from_pretrained(backbone.model, str(folder))
+    model = _wrap(backbone, _read_config(folder))
     wanted = get_peft_model_state_dict(model)
-    missing, extra = wanted.keys() - saved.keys(), saved.keys() - wanted.keys()
-    if missing or extra:
+    misfits = sorted(
+        name
+        for name in wanted.keys() | saved.keys()
+        if name not in wanted or name not in saved or wanted[name].shape != saved[name].shape
+    )
+    if misfits:
         model.unload()
         raise ValueError(
-            f"the adapter in {folder} does not fit {backbone.name}: {len(missing)} tensors are "
-            f"missing and {len(extra)} have no place, such as {min(missing or extra)}"
+            f"the adapter in {folder} does not fit {backbone.name}: {len(misfits)} tensors are "
+            f"missing, have no place or another shape, such as {misfits[0]}"
         )
+    set_peft_model_state_dict(model, saved)
     return model.eval()
 
 
@@ -175,6 +223,17 @@ def check_weights(tensors: dict[str, Tensor], where: str) -> None:
                 f"the adapter in {where} is zero in {name}: it was never tuned or lost its "
                 f"weights; tune again"
             )
+
+
+def _read_config(folder: Path) -> PeftConfig:
+    path = folder / _CONFIG
+    if not path.is_file():
+        raise ValueError(f"the adapter's configuration is missing: there is no {path}")
+    try:
+        config: PeftConfig = LoraConfig.from_pretrained(str(folder))
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"the adapter's configuration cannot be read: {path}: {error}") from None
+    return config
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

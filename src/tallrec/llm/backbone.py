@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-from transformers import logging as transformers_logging
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.errors import RepositoryNotFoundError
+from safetensors import SafetensorError
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    modeling_gguf_pytorch_utils,
+)
+from transformers.utils import logging as transformers_logging
+
+from tallrec.llm.scoring import check_readable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_WEIGHTS = ("*.safetensors", "*.gguf", "pytorch_model*.bin")
+_HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 
 
 @dataclass(frozen=True)
@@ -27,7 +40,7 @@ class Backbone:
         model: The model, in evaluation mode, on its device.
         tokenizer: Its tokenizer.
         fingerprint: Identifies the weights: `sha256:` and the hash of the weight files, or
-            `commit:` and the revision for a model of the hub.
+            `commit:` with id and revision for a model of the hub.
     """
 
     name: str
@@ -49,33 +62,31 @@ def load_backbone(
 
     Args:
         source: A local folder (of safetensors or holding one GGUF file), a `.gguf` file, or a
-            Hugging Face id. GGUF weights are dequantized.
+            Hugging Face id (of a model with safetensors). GGUF weights are dequantized.
         name: What to call it; `source` unless given.
         dtype: `auto` (bfloat16 where the machine computes it fast, else float32) or one of
             `float32`, `bfloat16`, `float16`.
         device: `auto` (a GPU if there is one) or a torch device such as `cpu` or `cuda:1`.
 
     Raises:
-        ValueError: If nothing loadable is at `source` or an option is unknown.
+        ValueError: If nothing loadable is at `source`, its weights are incomplete, its logits
+            cannot be read (see `check_readable`) or an option is unknown.
     """
     torch_device = choose_device(device)
     torch_dtype = choose_dtype(dtype, torch_device)
     folder, gguf = _locate(str(source))
-    options = {"gguf_file": gguf.name} if gguf else {}
-    transformers_logging.disable_progress_bar()
+    local = Path(folder).is_dir()
+    options = {} if local else _hub_options(folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-        if gguf:
-            options["quantization_config"] = GgufConfig(dequantize=True)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch_dtype, **options)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
+        with _without_bars() if local else nullcontext():  # a download may show its bars
+            tokenizer, model = _load(folder, gguf, torch_dtype, torch_device, options)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"cannot load a causal language model from {source}: {reason}") from error
-    if gguf:
-        _forget_quantization(model)
-    model.name_or_path = str(name or source)
-    model.to(torch_device).eval()
-    return Backbone(str(name or source), model, tokenizer, _fingerprint(folder, gguf, model))
+    name = str(name or source)
+    model.name_or_path = name
+    check_readable(model, name)
+    return Backbone(name, model, tokenizer, _fingerprint(folder, gguf, model))
 
 
 def choose_device(device: str) -> torch.device:
@@ -115,24 +126,90 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 def _locate(source: str) -> tuple[str, Path | None]:
     """Splits a source into what `from_pretrained` wants: a folder or id, and a GGUF file."""
-    path = Path(source)
+    path = Path(source).expanduser()
     if path.is_file():
         if path.suffix != ".gguf":
             raise ValueError(f"{source} is a file, but not a .gguf file; give a folder or a .gguf")
         return str(path.parent), path
     if not path.is_dir():
-        if path.is_absolute() or source.startswith(".") or source.count("/") > 1:
+        inside_a_folder = len(path.parts) > 1 and Path(path.parts[0]).is_dir()
+        if inside_a_folder or not _HUB_ID.fullmatch(source):
             raise ValueError(f"there is no model folder or .gguf file at {source}")
         return source, None
     if (path / "config.json").exists():
-        return source, None
+        return str(path), None
     found = sorted(path.glob("*.gguf"))
     if len(found) != 1:
         raise ValueError(
             f"{source} holds neither config.json nor exactly one .gguf file "
             f"({len(found)} there); give a model folder or name the .gguf file"
         )
-    return source, found[0]
+    return str(path), found[0]
+
+
+def _hub_options(model_id: str) -> dict[str, Any]:
+    """Asks the hub once: transformers asks for minutes whether a mistyped path is a model there."""
+    try:
+        HfApi().model_info(model_id, timeout=10)
+    except RepositoryNotFoundError:
+        raise ValueError(
+            f"{model_id} is neither a folder or .gguf file here nor a model on the Hugging Face "
+            f"hub that you may read"
+        ) from None
+    except Exception as error:  # of whatever HTTP library the hub's client uses
+        if not isinstance(try_to_load_from_cache(model_id, "config.json"), str):
+            raise ValueError(
+                f"{model_id} is neither a folder or .gguf file here nor a cached model, and the "
+                f"Hugging Face hub does not answer: {error}"
+            ) from error
+        return {"local_files_only": True}
+    return {}
+
+
+def _load(
+    folder: str,
+    gguf: Path | None,
+    dtype: torch.dtype,
+    device: torch.device,
+    options: dict[str, Any],
+) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    # Neither code nor pickles of a model's author are run.
+    options = {**options, "trust_remote_code": False}
+    if gguf:
+        options["gguf_file"] = gguf.name
+    tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+    if gguf:
+        options["quantization_config"] = GgufConfig(dequantize=True)
+    else:
+        options["use_safetensors"] = True
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, output_loading_info=True, **options
+    )
+    model, report = loaded
+    if missing := report["missing_keys"]:
+        raise ValueError(
+            f"{len(missing)} tensors of a {type(model).__name__} are not in its weights, "
+            f"such as {min(missing)}"
+        )
+    if gguf:
+        _forget_quantization(model)
+    return tokenizer, model.to(device).eval()
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """No bars of transformers. Its GGUF reader draws one with tqdm itself, beyond every setting."""
+    settings: Any = transformers_logging  # untyped
+    reader: Any = modeling_gguf_pytorch_utils
+    shown, own_tqdm = settings.is_progress_bar_enabled(), reader.tqdm
+    settings.disable_progress_bar()
+    reader.tqdm = settings.tqdm
+    try:
+        yield
+    finally:
+        reader.tqdm = own_tqdm
+        if shown:
+            settings.enable_progress_bar()
 
 
 def _forget_quantization(model: PreTrainedModel) -> None:
@@ -146,11 +223,10 @@ def _forget_quantization(model: PreTrainedModel) -> None:
 
 def _fingerprint(folder: str, gguf: Path | None, model: PreTrainedModel) -> str:
     path = Path(folder)
-    files = [gguf] if gguf else sorted(p for glob in _WEIGHTS for p in path.glob(glob))
-    if path.is_dir():
-        digest = hashlib.sha256()
-        for file in files:
-            with file.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-        return f"sha256:{digest.hexdigest()}"
-    return f"commit:{getattr(model.config, '_commit_hash', None)}"
+    if not path.is_dir():
+        return f"commit:{folder}@{getattr(model.config, '_commit_hash', None)}"
+    digest = hashlib.sha256()
+    for file in [gguf] if gguf else sorted(path.glob("*.safetensors")):
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return f"sha256:{digest.hexdigest()}"

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
+from peft import PeftModel
 from torch import Tensor
 
+from tallrec.llm.prefix import compute_prefix, hidden_after, shared_length
 from tallrec.progress import OnProgress, silent
 from tallrec.prompts import Template
 from tallrec.prompts.answers import Answers, TokenRow, encode
-from tallrec.types import FloatArray, Samples
+from tallrec.types import FloatArray, IntArray, Samples
 
 if TYPE_CHECKING:
-    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Shape letters: b rows, t tokens, n answer positions, d width, v vocabulary.
@@ -32,14 +33,19 @@ def pad(rows: Sequence[Sequence[int]]) -> Tensor:
 
 def hidden_at(model: PreTrainedModel | PeftModel, ids_bt: Tensor, at_n2: Tensor) -> Tensor:
     """Last hidden states at (row, position) pairs, hidden_nd; the head is not computed."""
-    decoder = base_of(model).base_model
-    hidden_btd = decoder(input_ids=ids_bt, use_cache=False).last_hidden_state
+    hidden_btd: Tensor = decoder_of(model)(input_ids=ids_bt, use_cache=False).last_hidden_state
     return hidden_btd[at_n2[:, 0], at_n2[:, 1]]
 
 
 def base_of(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     """The transformers model inside; adapters act in its layers either way."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    return cast("PreTrainedModel", inner)
+
+
+def decoder_of(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """The model's layers without its head."""
+    return cast("PreTrainedModel", base_of(model).base_model)
 
 
 def head_logits(
@@ -48,10 +54,11 @@ def head_logits(
     """Logits of some tokens (all if None) in float32, logits_nv.
 
     bfloat16 logits of 20 have steps of 0.125, so the head is computed in float32. What some
-    architectures do to logits after the head (scaling, soft-capping) is done here too.
+    architectures do to logits after the head (scaling, soft-capping) is done here too;
+    `check_readable` holds it against the model's own logits.
     """
     base = base_of(model)
-    head = base.get_output_embeddings()
+    head: torch.nn.Linear = base.get_output_embeddings()  # type: ignore[no-untyped-call]
     rows = slice(None) if tokens is None else list(tokens)
     logits = hidden_nd.float() @ head.weight[rows].float().T
     if getattr(head, "bias", None) is not None:
@@ -65,8 +72,38 @@ def head_logits(
     return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
+@torch.no_grad()
+def check_readable(model: PreTrainedModel, name: str) -> None:
+    """Proves on a few tokens that positions and logits are read as the model means them.
+
+    Args:
+        model: A causal language model in evaluation mode.
+        name: What to call it in messages.
+
+    Raises:
+        ValueError: If the model looks ahead (an encoder), or does something to its logits that
+            `head_logits` does not know.
+    """
+    ids_bt = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 5]], device=model.device)
+    at_n2 = torch.tensor([[b, t] for b in (0, 1) for t in (0, 1, 2)], device=model.device)
+    hidden_nd = hidden_at(model, ids_bt, at_n2)
+    one_nd, other_nd = hidden_nd.chunk(2)
+    if not torch.allclose(one_nd, other_nd, rtol=0, atol=0.02 * float(one_nd.abs().max())):
+        raise ValueError(
+            f"{name} ({type(model).__name__}) sees what comes after a token or is not finite; "
+            f"a causal language model is wanted"
+        )
+    own_nv = model(input_ids=ids_bt, use_cache=False).logits[:, :3].flatten(0, 1).float()
+    error = (head_logits(model, hidden_nd) - own_nv).abs().max()
+    if not error <= 0.02 * own_nv.abs().max():  # a bfloat16 has 8 bits
+        raise ValueError(
+            f"{name} ({type(model).__name__}) changes its logits after the head in a way that "
+            f"tallrec does not know; use another backbone"
+        )
+
+
 def log_odds(model: PreTrainedModel | PeftModel, hidden_nd: Tensor, answers: Answers) -> Tensor:
-    """log P(Yes) - log P(No) = logit(Yes) - logit(No), shape [n]."""
+    """Log P(Yes) - log P(No) = logit(Yes) - logit(No), shape [n]."""
     logits = head_logits(model, hidden_nd, (answers.yes, answers.no))
     return logits[:, 0] - logits[:, 1]
 
@@ -84,7 +121,7 @@ def released(model: PreTrainedModel | PeftModel, hidden_nd: Tensor, answers: Ans
 ORDERINGS: dict[str, Callable[..., Tensor]] = {"log-odds": log_odds, "released": released}
 
 
-def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[np.ndarray]:
+def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[IntArray]:
     """Row numbers in batches of similar length, at most `batch_tokens` padded tokens each.
 
     A row longer than that is a batch of its own. The longest come first, so that memory is
@@ -130,16 +167,34 @@ def score_rows(
     model.eval()
     scores = np.full(len(rows), np.nan)
     done = 0
-    for batch in batches([len(row.prompt) for row in rows], batch_tokens):
-        prompts = [rows[i].prompt for i in batch]
-        ids_bt = pad(prompts).to(model.device)
-        last = torch.tensor([[b, len(prompt) - 1] for b, prompt in enumerate(prompts)])
-        hidden_nd = hidden_at(model, ids_bt, last.to(model.device))
-        scores[batch] = ORDERINGS[ordering](model, hidden_nd, answers).double().cpu().numpy()
-        done += len(batch)
-        on_progress(done, len(rows), "")
-    model.train(was_training)
+    try:
+        for batch, hidden_nd in _last_hidden(model, [row.prompt for row in rows], batch_tokens):
+            batch_scores = ORDERINGS[ordering](model, hidden_nd, answers)
+            scores[batch] = batch_scores.double().cpu().numpy()
+            done += len(batch)
+            on_progress(done, len(rows), "")
+    finally:
+        model.train(was_training)
     return scores
+
+
+def _last_hidden(
+    model: PreTrainedModel | PeftModel, prompts: list[list[int]], batch_tokens: int
+) -> Iterator[tuple[IntArray, Tensor]]:
+    """Row numbers and hidden states at the last token of each row's prompt, batch by batch."""
+    decoder = decoder_of(model)
+    shared = shared_length(prompts)
+    prefix = compute_prefix(decoder, prompts[0][:shared]) if shared else None
+    costs = [prefix.cost(prompt) if prefix else len(prompt) for prompt in prompts]
+    for batch in batches(costs, batch_tokens):
+        own = [prompts[i][prefix.length if prefix else 0 :] for i in batch]
+        ids_bt = pad(own).to(model.device)
+        last = torch.tensor([[b, len(ids) - 1] for b, ids in enumerate(own)], device=model.device)
+        if prefix:
+            hidden_nd = hidden_after(decoder, prefix, ids_bt)[last[:, 0], last[:, 1]]
+        else:
+            hidden_nd = hidden_at(model, ids_bt, last)
+        yield batch, hidden_nd
 
 
 @dataclass(frozen=True)

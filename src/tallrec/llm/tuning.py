@@ -1,24 +1,30 @@
-"""Tuning a LoRA adapter on token rows with transformers' Trainer; we write the batch and the loss."""
+"""Tuning a LoRA adapter on token rows. Trainer is the loop; batch, loss and validation are ours."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    EarlyStoppingCallback,
+    PrinterCallback,
+    Trainer,
+    TrainingArguments,
+)
 
-from tallrec.llm.scoring import base_of, hidden_at, log_odds, pad, score_rows
+from tallrec.llm.loss import LOSSES, collate, count_labels
+from tallrec.llm.scoring import score_rows
 from tallrec.progress import OnProgress, silent
 from tallrec.prompts.answers import Answers, TokenRow
+from tallrec.types import FloatArray
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -61,45 +67,6 @@ class TuningError(ValueError):
     """Tuning cannot go on; the message says why and what to change."""
 
 
-def answer_loss(model: PeftModel, batch: dict[str, Tensor], answers: Answers) -> Tensor:
-    """Binary cross-entropy of the log-odds at every answer position of the rows.
-
-    For a template with one answer this is the cross-entropy of Yes against No at the target; for
-    `timeline` the answers of the history are supervised as well.
-    """
-    hidden_nd = hidden_at(model, batch["ids_bt"], batch["at_n2"])
-    odds = log_odds(model, hidden_nd, answers)
-    return torch.nn.functional.binary_cross_entropy_with_logits(odds, batch["likes_n"].float())
-
-
-def all_tokens_loss(model: PeftModel, batch: dict[str, Tensor], _answers: Answers) -> Tensor:
-    """Cross-entropy of every token of prompt and answer, as in the paper's released code."""
-    loss = model(input_ids=batch["ids_bt"], labels=batch["labels_bt"], use_cache=False).loss
-    assert isinstance(loss, Tensor)
-    return loss
-
-
-LOSSES: dict[str, Callable[[PeftModel, dict[str, Tensor], Answers], Tensor]] = {
-    "answers": answer_loss,
-    "all-tokens": all_tokens_loss,
-}
-
-
-def collate(rows: Sequence[TokenRow], eos: int | None) -> dict[str, Tensor]:
-    """A batch of rows: ids_bt, at_n2 (row, position), likes_n and labels_bt (-100 at padding)."""
-    ids = [row.ids if eos is None else [*row.ids, eos] for row in rows]
-    ids_bt = pad(ids)
-    lengths = torch.tensor([len(row) for row in ids])
-    inside_bt = torch.arange(ids_bt.shape[1]) < lengths[:, None]
-    at = [(b, position) for b, row in enumerate(rows) for position in row.positions]
-    return {
-        "ids_bt": ids_bt,
-        "at_n2": torch.tensor(at),
-        "likes_n": torch.tensor([bool(like) for row in rows for like in row.likes]),
-        "labels_bt": ids_bt.masked_fill(~inside_bt, -100),
-    }
-
-
 def tune(
     model: PeftModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -131,7 +98,11 @@ def tune(
         TuningError: If the loss is not finite or explodes, or the rows cannot be learnt from.
     """
     _check(rows, valid, options)
-    checkpoints = folder / "checkpoints"
+    checkpoints, log = folder / "checkpoints", folder / "metrics.jsonl"
+    resume = last_checkpoint(checkpoints)
+    state = _state(resume) if resume else None
+    folder.mkdir(parents=True, exist_ok=True)
+    log.write_text("".join(map(_line, state["log_history"] if state else [])), encoding="utf-8")
     trainer = _RecommendationTrainer(
         model=model,
         args=_arguments(
@@ -140,17 +111,20 @@ def tune(
             n_rows=len(rows),
             validated=bool(valid),
             device=model.device.type,
+            epochs=_stopped_after(state) or options.epochs,
         ),
         train_dataset=list(rows),
+        eval_dataset=list(valid) or None,
         data_collator=lambda batch: collate(
             batch, tokenizer.eos_token_id if options.loss == "all-tokens" else None
         ),
-        callbacks=[_Record(folder / "metrics.jsonl"), _Show(on_progress)],
     )
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(PrinterCallback)
     trainer.answers, trainer.valid, trainer.loss_name = answers, valid, options.loss
+    trainer.log_file, trainer.on_progress = log, on_progress
     if valid:
         trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=options.patience))
-    resume = last_checkpoint(checkpoints)
     try:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     except torch.OutOfMemoryError as error:
@@ -170,14 +144,31 @@ def last_checkpoint(folder: Path) -> Path | None:
     steps = {int(p.name.split("-")[1]): p for p in folder.glob("checkpoint-*")}
     for step in sorted(steps, reverse=True):
         try:
-            json.loads((steps[step] / "trainer_state.json").read_text(encoding="utf-8"))
+            _state(steps[step])
         except (OSError, ValueError):
             continue
         return steps[step]
     return None
 
 
-def target_auc(likes: Sequence[bool | None], scores: np.ndarray) -> float:
+def _state(checkpoint: Path) -> dict[str, Any]:
+    text = (checkpoint / "trainer_state.json").read_text(encoding="utf-8")
+    return cast("dict[str, Any]", json.loads(text))
+
+
+def _stopped_after(state: dict[str, Any] | None) -> int | None:
+    """Epochs after which early stopping ended the run that wrote a checkpoint, if it did.
+
+    Trainer forgets that on resuming, and would tune for one more epoch.
+    """
+    stopping = state["stateful_callbacks"].get("EarlyStoppingCallback") if state else None
+    if not state or not stopping:
+        return None
+    bad = stopping["attributes"]["early_stopping_patience_counter"]
+    return round(state["epoch"]) if bad >= stopping["args"]["early_stopping_patience"] else None
+
+
+def target_auc(likes: Sequence[bool | None], scores: FloatArray) -> float:
     """AUC of the targets; 0.5 where only one class is there."""
     labels = np.array(likes, dtype=bool)
     return float(roc_auc_score(labels, scores)) if 0 < labels.sum() < len(labels) else 0.5
@@ -193,6 +184,8 @@ def _check(rows: Sequence[TokenRow], valid: Sequence[TokenRow], options: TuningO
         )
     if not rows:
         raise TuningError("there is nothing to tune on: give at least one shot")
+    if None in {row.likes[-1] for row in (*rows, *valid)}:
+        raise TuningError("some rows have no label: tune and validate on labelled samples")
     if valid and len({row.likes[-1] for row in valid}) < 2:
         raise TuningError(
             "the validation rows are all likes or all dislikes, which gives no AUC to stop on: "
@@ -201,22 +194,23 @@ def _check(rows: Sequence[TokenRow], valid: Sequence[TokenRow], options: TuningO
 
 
 def _arguments(
-    folder: Path, options: TuningOptions, *, n_rows: int, validated: bool, device: str
+    folder: Path, options: TuningOptions, *, n_rows: int, validated: bool, device: str, epochs: int
 ) -> TrainingArguments:
     accumulation = options.batch_size // options.micro_batch
     epoch_steps = math.ceil(math.ceil(n_rows / options.micro_batch) / accumulation)
     steps = epoch_steps * options.epochs
     warmup = options.warmup * steps if options.warmup < 1 else options.warmup
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
-        num_train_epochs=options.epochs,
+        num_train_epochs=epochs,
         learning_rate=options.learning_rate,
         lr_scheduler_type=options.schedule,
-        warmup_steps=min(steps, max(1, round(warmup))),
+        warmup_steps=min(steps, round(warmup)),
         per_device_train_batch_size=options.micro_batch,
         gradient_accumulation_steps=accumulation,
         weight_decay=options.weight_decay,
         seed=options.seed,
+        data_seed=options.seed,
         logging_strategy="steps",
         logging_steps=1,
         save_strategy="epoch",
@@ -232,31 +226,63 @@ def _arguments(
         report_to=[],
         use_cpu=device == "cpu",
     )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # never torch's DataParallel, which copies the model
+    return arguments
 
 
-class _RecommendationTrainer(Trainer):  # type: ignore[misc] # transformers exports it untyped
+class _RecommendationTrainer(Trainer):
+    """The Trainer with our loss and validation.
+
+    A batch that is split for memory has the loss and the gradients of the whole: each part counts
+    by its labels.
+    """
+
     answers: Answers
     valid: Sequence[TokenRow]
     loss_name: str
-    first_loss: float | None = None
+    log_file: Path
+    on_progress: OnProgress
+    loss_is_scaled_for_ga = True
 
-    def compute_loss(self, model: PeftModel, inputs: dict[str, Tensor], **_kwargs: Any) -> Tensor:
-        return LOSSES[self.loss_name](model, inputs, self.answers)
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], int]:
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        return batches, sum(count_labels(batch, self.loss_name) for batch in batches)
 
-    def training_step(self, model: PeftModel, inputs: dict[str, Any], *args: Any) -> Tensor:
-        loss: Tensor = super().training_step(model, inputs, *args)
-        value = float(loss) * self.current_gradient_accumulation_steps
-        self.first_loss = value if self.first_loss is None else self.first_loss
-        if not math.isfinite(value) or value > self.first_loss + _EXPLODED:
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        assert not return_outputs
+        assert isinstance(num_items_in_batch, int)
+        loss = LOSSES[self.loss_name](cast("PeftModel", model), inputs, self.answers)
+        self._check_loss(float(loss.detach()))
+        return loss * (count_labels(inputs, self.loss_name) / num_items_in_batch)
+
+    def _check_loss(self, loss: float) -> None:
+        first = next((entry["loss"] for entry in self.state.log_history if "loss" in entry), loss)
+        if not math.isfinite(loss) or loss > first + _EXPLODED:
             raise TuningError(
-                f"the loss became {value:.3g} at step {self.state.global_step + 1} (it began at "
-                f"{self.first_loss:.3g}): lower learning_rate ({self.args.learning_rate:g}), or "
-                f"use dtype float32; the last checkpoint is kept"
+                f"the loss became {loss:.3g} at step {self.state.global_step + 1} (it began at "
+                f"{first:.3g}): lower learning_rate ({self.args.learning_rate:g}), or use dtype "
+                f"float32; the last checkpoint is kept"
             )
-        return loss
+
+    def _save(self, output_dir: str | None = None, _state_dict: Any = None) -> None:
+        # Told not to save embeddings, PEFT does not look for the base model's config on the hub.
+        self.model.save_pretrained(output_dir, save_embedding_layers=False)
 
     def evaluate(self, *_args: Any, **_kwargs: Any) -> dict[str, float]:
-        scores = score_rows(self.model, self.valid, self.answers)
+        scores = score_rows(cast("PeftModel", self.model), self.valid, self.answers)
+        if not np.isfinite(scores).all():
+            raise TuningError(
+                f"validation scores are not finite after step {self.state.global_step}: lower "
+                f"learning_rate ({self.args.learning_rate:g}), or use dtype float32"
+            )
         metrics = {"eval_auc": target_auc([row.likes[-1] for row in self.valid], scores)}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
@@ -264,26 +290,15 @@ class _RecommendationTrainer(Trainer):  # type: ignore[misc] # transformers expo
         )
         return metrics
 
-
-class _Record(TrainerCallback):  # type: ignore[misc] # transformers exports it untyped
-    """Writes the whole log after each entry, so that a resumed run has each step once."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_log(self, _args: Any, state: Any, _control: Any, **_kwargs: Any) -> None:
-        partial = self.path.with_suffix(".partial")
-        partial.write_text(
-            "".join(json.dumps(entry) + "\n" for entry in state.log_history), encoding="utf-8"
-        )
-        os.replace(partial, self.path)
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "train_runtime" in logs:  # the summary of one call: a resumed run would have two
+            return
+        super().log(logs, start_time)
+        with self.log_file.open("a", encoding="utf-8") as file:
+            file.write(_line(self.state.log_history[-1]))
+        note = f"loss {logs['loss']:.3f}" if "loss" in logs else f"AUC {logs['eval_auc']:.3f}"
+        self.on_progress(self.state.global_step, self.state.max_steps, note)
 
 
-class _Show(TrainerCallback):  # type: ignore[misc] # transformers exports it untyped
-    def __init__(self, on_progress: OnProgress) -> None:
-        self.on_progress = on_progress
-
-    def on_log(self, _args: Any, state: Any, _control: Any, **_kwargs: Any) -> None:
-        last = state.log_history[-1]
-        note = f"loss {last['loss']:.3f}" if "loss" in last else ""
-        self.on_progress(state.global_step, state.max_steps, note)
+def _line(entry: dict[str, float]) -> str:
+    return json.dumps(entry) + "\n"

@@ -6,9 +6,10 @@ rendered, carried through the tokenizer by its offsets, and checked against the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
+from functools import partial
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING
 
 from tallrec.prompts import Prompt, Template
@@ -17,6 +18,7 @@ from tallrec.types import Item, Sample
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_CHUNK = 256  # rows tokenized at once: their offsets take more memory than their tokens
 _PROBE = Sample("", ((Item("", "A"), True), (Item("", "B"), False)), Item("", "C"))
 
 
@@ -77,19 +79,18 @@ def resolve_answers(tokenizer: PreTrainedTokenizerBase, template: Template, doma
     _require_offsets(tokenizer)
     prompt = template.render(_PROBE, domain)
     text, slots = _join(template, prompt)
-    start = slots[-1]
-    rows = [
-        _tokenize(tokenizer, [text[:start] + answer])[0] for answer in (template.yes, template.no)
-    ]
-    firsts = [_first_token(tokenizer, row, start, prompt.pieces[-1]) for row in rows]
-    yes, no = (ids[first:] for (ids, _), first in zip(rows, firsts, strict=True))
+    start, piece = slots[-1], prompt.pieces[-1]
+    texts = [text[:start] + answer for answer in (template.yes, template.no)]
+    yes, no = (
+        row.ids[_first_tokens(tokenizer, row, [start], [piece])[0] :]
+        for row in _tokenize(tokenizer, texts)
+    )
     lead = [a for a, b in takewhile(lambda pair: pair[0] == pair[1], zip(yes, no, strict=False))]
     n = len(lead)
-    unknown = tokenizer.unk_token_id
-    if n == min(len(yes), len(no)) or unknown in (yes[n], no[n]):
+    if n == min(len(yes), len(no)) or tokenizer.unk_token_id in (yes[n], no[n]):
         raise ValueError(
             f"this tokenizer cannot tell the answers {template.yes!r} and {template.no!r} apart "
-            f"after {prompt.pieces[-1]!r}: they become the tokens "
+            f"after {piece[-60:]!r}: they become the tokens "
             f"{tokenizer.convert_ids_to_tokens(yes)} and {tokenizer.convert_ids_to_tokens(no)}; "
             f"use another template or backbone"
         )
@@ -116,50 +117,74 @@ def encode(
         max_tokens: The longest row, answers included.
 
     Raises:
-        ValueError: If a target does not fit even without history, or an answer's tokens are not
-            the resolved ones (a tokenizer that merges over the slot's border).
+        ValueError: If a target does not fit even without history, an answer's tokens are not the
+            resolved ones (a tokenizer that merges over the slot's border), or a title becomes one
+            of the tokenizer's special tokens.
     """
-    samples = list(samples)
-    rows = _encode_all(tokenizer, template, answers, samples, domain)
-    for i, (sample, row) in enumerate(zip(samples, rows, strict=True)):
-        while len(rows[i].ids) > max_tokens:
-            dropped = rows[i].dropped + 1
-            if dropped > len(sample.history):
-                raise ValueError(
-                    f"the prompt of user {sample.user!r} and item {sample.target.id!r} has "
-                    f"{len(rows[i].ids)} tokens without any history, but at most {max_tokens} fit"
-                )
-            shorter = replace(sample, history=sample.history[dropped:])
-            row = _encode_all(tokenizer, template, answers, [shorter], domain)[0]
-            rows[i] = replace(row, dropped=dropped)
+    encode_all = partial(_encode_all, tokenizer, template, answers, domain)
+    rows: list[TokenRow] = []
+    remaining = iter(samples)
+    while chunk := list(islice(remaining, _CHUNK)):
+        pairs = zip(chunk, encode_all(chunk), strict=True)
+        rows += [_fitted(sample, row, encode_all, max_tokens) for sample, row in pairs]
     return rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Tokens:
+    """Token ids of a text, and which characters each stands for."""
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
 
 
 def _encode_all(
     tokenizer: PreTrainedTokenizerBase,
     template: Template,
     answers: Answers,
-    samples: Sequence[Sample],
     domain: str,
+    samples: Sequence[Sample],
 ) -> list[TokenRow]:
     prompts = [template.render(sample, domain) for sample in samples]
     joined = [_join(template, prompt) for prompt in prompts]
-    tokens = _tokenize(tokenizer, [text for text, _ in joined])
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
     rows = []
-    for prompt, (_, slots), (ids, offsets) in zip(prompts, joined, tokens, strict=True):
-        positions = []
-        for piece, slot, like in zip(prompt.pieces, slots, prompt.likes, strict=True):
-            first = _first_token(tokenizer, (ids, offsets), slot, piece)
+    for prompt, (text, slots), tokens in zip(
+        prompts, joined, _tokenize(tokenizer, [text for text, _ in joined]), strict=True
+    ):
+        _refuse_special(tokenizer, special, tokens, text)
+        firsts = _first_tokens(tokenizer, tokens, slots, prompt.pieces)
+        for first, piece, like in zip(firsts, prompt.pieces, prompt.likes, strict=True):
             wanted = answers.ids(like is not False)
-            if tuple(ids[first : first + len(wanted)]) != wanted:
-                found = tokenizer.convert_ids_to_tokens(ids[first : first + len(wanted)])
+            found = tokens.ids[first : first + len(wanted)]
+            if tuple(found) != wanted:
                 raise ValueError(
-                    f"after {piece[-60:]!r} this tokenizer writes {found} where "
+                    f"after {piece[-60:]!r} this tokenizer writes "
+                    f"{tokenizer.convert_ids_to_tokens(found)} where "
                     f"{tokenizer.convert_ids_to_tokens(list(wanted))} was resolved as the answer"
                 )
-            positions.append(first + len(answers.lead) - 1)
-        rows.append(TokenRow(ids, positions, list(prompt.likes)))
+        positions = [first + len(answers.lead) - 1 for first in firsts]
+        rows.append(TokenRow(tokens.ids, positions, list(prompt.likes)))
     return rows
+
+
+def _fitted(
+    sample: Sample,
+    row: TokenRow,
+    encode_all: Callable[[list[Sample]], list[TokenRow]],
+    max_tokens: int,
+) -> TokenRow:
+    """The row, or the longest that fits with the latest history."""
+    while len(row.ids) > max_tokens:
+        dropped = row.dropped + 1
+        if dropped > len(sample.history):
+            raise ValueError(
+                f"the prompt of user {sample.user!r} and item {sample.target.id!r} has "
+                f"{len(row.ids)} tokens without any history, but at most {max_tokens} fit"
+            )
+        shorter = replace(sample, history=sample.history[dropped:])
+        row = replace(encode_all([shorter])[0], dropped=dropped)
+    return row
 
 
 def _join(template: Template, prompt: Prompt) -> tuple[str, list[int]]:
@@ -172,28 +197,42 @@ def _join(template: Template, prompt: Prompt) -> tuple[str, list[int]]:
     return text, slots
 
 
-def _tokenize(
-    tokenizer: PreTrainedTokenizerBase, texts: list[str]
-) -> list[tuple[list[int], list[tuple[int, int]]]]:
+def _tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[_Tokens]:
     # A title that spells a special token ("</s>") must not become one.
-    batch = tokenizer(texts, return_offsets_mapping=True, split_special_tokens=True)
-    return list(zip(batch["input_ids"], batch["offset_mapping"], strict=True))
+    batch = tokenizer(texts, return_offsets_mapping=True, split_special_tokens=True, verbose=False)
+    return [_Tokens(*row) for row in zip(batch["input_ids"], batch["offset_mapping"], strict=True)]
 
 
-def _first_token(
-    tokenizer: PreTrainedTokenizerBase,
-    row: tuple[list[int], list[tuple[int, int]]],
-    slot: int,
-    piece: str,
-) -> int:
-    ids, offsets = row
-    first = next(i for i, (_, end) in enumerate(offsets) if end > slot)
-    if offsets[first][0] < slot:
-        raise ValueError(
-            f"this tokenizer merges the answer with the text before it: after {piece[-60:]!r} it "
-            f"writes {tokenizer.convert_ids_to_tokens(ids[first])!r}; use another template"
-        )
-    return first
+def _first_tokens(
+    tokenizer: PreTrainedTokenizerBase, tokens: _Tokens, slots: list[int], pieces: Sequence[str]
+) -> list[int]:
+    """The first token of the answer at each slot; slots ascend, and follow their pieces."""
+    firsts, i = [], 0
+    for slot, piece in zip(slots, pieces, strict=True):
+        while i < len(tokens.ids) and tokens.offsets[i][1] <= slot:
+            i += 1
+        if i == len(tokens.ids):
+            raise ValueError(f"this tokenizer writes no token for the answer after {piece[-60:]!r}")
+        if tokens.offsets[i][0] < slot:
+            merged = tokenizer.convert_ids_to_tokens(tokens.ids[i])
+            raise ValueError(
+                f"after {piece[-60:]!r} this tokenizer merges the answer with the text before it "
+                f"and writes {merged!r}; use another template"
+            )
+        firsts.append(i)
+    return firsts
+
+
+def _refuse_special(
+    tokenizer: PreTrainedTokenizerBase, special: set[int], tokens: _Tokens, text: str
+) -> None:
+    """Unigram tokenizers find special tokens in plain text too, whatever they are told."""
+    for id_, (start, end) in zip(tokens.ids, tokens.offsets, strict=True):
+        if id_ in special and start < end:
+            raise ValueError(
+                f"a title becomes the special token {tokenizer.convert_ids_to_tokens(id_)!r} of "
+                f"this tokenizer: {text[max(0, start - 40) : end + 40]!r}; rename that title"
+            )
 
 
 def _require_offsets(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -6,7 +6,7 @@ prompt carries a stray `# noqa: E501` comment of its source file; `paper-clean` 
 
 from __future__ import annotations
 
-from tallrec.prompts.text import Prompt, quoted
+from tallrec.prompts.text import Prompt, clean, quoted
 from tallrec.types import Sample
 
 _HEADER = (
@@ -67,7 +67,7 @@ def _input(sample: Sample, domain: str) -> str:
         for wanted in (True, False)
     )
     target = quoted(sample.target, by)
-    if sample.target.creator:
+    if clean(sample.target.creator or ""):
         target = f'"{target}"'  # the released book files quote the whole slot once more
     return (
         f"User Preference: {liked}\nUser Unpreference: {disliked}\n"

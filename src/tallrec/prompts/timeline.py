@@ -19,4 +19,5 @@ def render_timeline(sample: Sample, domain: str) -> Prompt:
 
 
 def _instruction(domain: str) -> str:
-    return f"For each {domain}, in order: did this user like it? Answer Yes or No.\n"
+    did = {"movie": "watched", "book": "read"}.get(domain, "rated")
+    return f"{domain.capitalize()}s that a user {did}, and whether the user liked each one.\n"

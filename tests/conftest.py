@@ -1,0 +1,34 @@
+"""What tests of every layer share: one thread a process, and a tiny real language model."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before torch is imported, here and in subprocesses: pytest-xdist already uses every core.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory) -> Path:
+    """A model folder: config.json, model.safetensors and tokenizer.json."""
+    from tests.tiny import save_tiny_model
+
+    return save_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture
+def backbone(tiny_folder):
+    """The tiny model, freshly loaded: a test may change it."""
+    from tallrec.llm.backbone import load_backbone
+
+    return load_backbone(tiny_folder, name="tiny", dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """SmolLM2-135M from its GGUF file, in bfloat16; leave it as it is."""
+    from tallrec.assets import fetch
+    from tallrec.llm.backbone import load_backbone
+
+    return load_backbone(fetch("smollm2-135m"), name="smollm2-135m", dtype="bfloat16", device="cpu")

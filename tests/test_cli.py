@@ -1,0 +1,105 @@
+"""The command line as a user runs it: exit codes, one-line errors, nothing lost."""
+
+import json
+import os
+import subprocess
+import sys
+
+import polars as pl
+import pytest
+
+ROWS = [
+    (user, item, 1 + (user * 7 + item * 3) % 5, 100 * item + user)
+    for user in range(12)
+    for item in range(8)
+]
+
+
+def tallrec(*arguments, cwd):
+    return subprocess.run(
+        [sys.executable, "-m", "tallrec", *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "COLUMNS": "100"},
+    )
+
+
+@pytest.fixture
+def table(tmp_path):
+    ratings = pl.DataFrame(ROWS, schema=["user", "item", "rating", "timestamp"], orient="row")
+    ratings.with_columns(title=pl.format("Film {}", "item")).write_csv(tmp_path / "ratings.csv")
+    return tmp_path
+
+
+def test_prepare_writes_tables_and_audit(table):
+    done = tallrec("prepare", "ratings.csv", "--history", 3, "--out", "out", cwd=table)
+    assert done.returncode == 0, done.stderr
+    assert "| train |" in done.stdout
+    names = {path.name for path in (table / "out").iterdir()}
+    parts = {"train.parquet", "valid.parquet", "test.parquet"}
+    assert names == parts | {
+        "catalog.parquet",
+        "events.parquet",
+        "prepared.json",
+        "audit.json",
+        "audit.md",
+    }
+    audit = json.loads((table / "out" / "audit.json").read_text(encoding="utf-8"))
+    assert sum(part["rows"] for part in audit["parts"].values()) == 12 * 5
+
+
+def test_prepare_writes_the_papers_json(table):
+    arguments = ("--history", 3, "--out", "out", "--paper-json", "--domain", "movie")
+    assert tallrec("prepare", "ratings.csv", *arguments, cwd=table).returncode == 0
+    record = json.loads((table / "out/paper/test.json").read_text(encoding="utf-8"))[0]
+    assert record.keys() == {"instruction", "input", "output"}
+    assert record["output"] in {"Yes.", "No."}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("prepare", "nothing.csv", "--out", "x"), "no data set 'nothing.csv'"),
+        (("prepare", "ratings.csv", "--rating", "stars", "--out", "x"), "no column 'stars'"),
+        (("prepare", "ratings.csv", "--split", "random", "--out", "x"), "split must be one of"),
+        (("prepare", "ratings.csv", "--history", "50", "--out", "x"), "give a smaller --history"),
+        (("prepare", "ratings.csv", "--split", "paper", "--history", "3", "--out", "x"), "10,000"),
+        (("tune", "demmo", "--out", "x"), "there is no recipe 'demmo'"),
+        (("tune", "demo", "--data", ".", "--out", "x"), "not a prepared folder"),
+        (("tune", "demo", "--set", "tuning.lr=1", "--out", "x"), "tuning.lr: there is no such key"),
+        (("evaluate", "."), "not a run directory"),
+        (("recommend", "nowhere", "--user", "1"), "nowhere is not a run directory"),
+        (("compare", "."), "has no report yet"),
+        (("assets", "fetch", "gpt-5"), "gpt-5"),
+        (("tune",), "Missing argument"),
+    ],
+)
+def test_a_mistake_ends_in_one_line_and_exit_code_2(table, arguments, message):
+    done = tallrec(*arguments, cwd=table)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()[-1]) < 400
+
+
+def test_prepare_does_not_overwrite(table):
+    arguments = ("prepare", "ratings.csv", "--history", 3, "--out", "out")
+    assert tallrec(*arguments, cwd=table).returncode == 0
+    before = (table / "out" / "prepared.json").read_bytes()
+    again = tallrec(*arguments, cwd=table)
+    assert again.returncode == 2
+    assert "exists already" in again.stderr
+    assert (table / "out" / "prepared.json").read_bytes() == before
+
+
+def test_a_changed_table_is_noticed(table):
+    assert (
+        tallrec("prepare", "ratings.csv", "--history", 3, "--out", "out", cwd=table).returncode == 0
+    )
+    path = table / "out" / "test.parquet"
+    pl.read_parquet(path).head(3).write_parquet(path)
+    done = tallrec("tune", "demo", "--data", "out", "--out", "run", cwd=table)
+    assert done.returncode == 2
+    assert "was changed since it was prepared" in done.stderr

@@ -1,0 +1,200 @@
+"""The whole path on planted taste with a tiny real model, from tuning to recommending."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+
+from tallrec.data.prepared import PreparedInfo, read_prepared, write_prepared
+from tallrec.recipe import load_recipe
+from tallrec.steps.demo import run_demo
+from tallrec.steps.evaluate import compare_runs, evaluate_run, recommend_run, score_run
+from tallrec.steps.tune import tune_recipe
+from tests.planted import planted_splits
+from tests.tiny import save_tiny_model
+
+INFO = PreparedInfo("planted", "movie", "users", 8, 8, 3.0, 0)
+
+
+def silent(_line):
+    """Says nothing."""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A folder with a tiny model and prepared data, and a run of two seeds on them."""
+    folder = tmp_path_factory.mktemp("world")
+    save_tiny_model(folder / "model")
+    write_prepared(folder / "data", planted_splits(), INFO)
+    tune_recipe(tiny_recipe(folder), folder / "run", data=folder / "data", say=silent)
+    evaluate_run(folder / "run", say=silent)
+    return folder
+
+
+def tiny_recipe(folder, *settings):
+    return load_recipe(
+        "demo",
+        (
+            f"backbone.source={folder / 'model'}",
+            "backbone.dtype=float32",
+            "shots.count=24",
+            "seeds=[0, 1]",
+            "evaluation.resamples=200",
+            *settings,
+        ),
+    )
+
+
+def test_a_run_holds_what_the_docs_say(world):
+    run = world / "run"
+    names = {str(p.relative_to(run)) for p in run.rglob("*") if p.is_file()}
+    expected = {"recipe.toml", "run.json", "report.md", "report.json", "roc.png", "calibration.png"}
+    for seed in (0, 1):
+        expected |= {
+            f"seed-{seed}/{name}"
+            for name in (
+                "adapter/adapter_config.json",
+                "adapter/adapter_model.safetensors",
+                "adapter/tallrec.json",
+                "metrics.jsonl",
+                "scores.parquet",
+            )
+        }
+    assert names == expected
+    info = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    assert info["data"]["sha256"] == read_prepared(world / "data").hashes
+    assert info["tuning"].keys() == {"0", "1"}
+
+
+def test_the_report_has_the_model_beside_counting(world):
+    report = json.loads((world / "run" / "report.json").read_text(encoding="utf-8"))
+    kinds = [system["kind"] for system in report["systems"]]
+    assert kinds == ["model", "counting", "counting", "counting"]
+    model = report["systems"][0]["metrics"]["auc"]
+    assert len(model["per_seed"]) == 2
+    assert report["data"]["rows"] == len(planted_splits().test)
+    assert "like-rate" in (world / "run" / "report.md").read_text(encoding="utf-8")
+
+
+def test_scores_are_those_of_the_rows(world):
+    scores = pl.read_parquet(world / "run" / "seed-0" / "scores.parquet")
+    test = planted_splits().test
+    assert scores["liked"].to_list() == test.labels.tolist()
+    assert scores["item"].to_list() == test.rows["target"].cast(pl.String).to_list()
+    assert scores["log_odds"].is_finite().all()
+
+
+def test_seeds_differ_and_repeat(world, tmp_path):
+    again = tune_recipe(tiny_recipe(world), tmp_path / "run", data=world / "data", say=silent)
+    weights = "adapter/adapter_model.safetensors"
+    first, second = ((world / "run" / f"seed-{seed}" / weights).read_bytes() for seed in (0, 1))
+    assert first != second
+    assert (again.seed(0) / weights).read_bytes() == first
+
+
+def test_evaluation_reuses_scores_and_gives_the_same_report(world):
+    before = json.loads((world / "run" / "report.json").read_text(encoding="utf-8"))
+    stamp = (world / "run" / "seed-0" / "scores.parquet").stat().st_mtime_ns
+    assert json.loads(json.dumps(evaluate_run(world / "run", say=silent))) == before
+    assert (world / "run" / "seed-0" / "scores.parquet").stat().st_mtime_ns == stamp
+
+
+def test_another_part_goes_elsewhere(world, tmp_path):
+    with pytest.raises(ValueError, match="needs --out"):
+        evaluate_run(world / "run", part="valid", say=silent)
+    result = evaluate_run(world / "run", part="valid", out=tmp_path / "valid", say=silent)
+    assert result["data"]["rows"] == len(planted_splits().valid)
+    assert (tmp_path / "valid" / "report.md").exists()
+    with pytest.raises(ValueError, match="part must be one of train, valid, test"):
+        evaluate_run(world / "run", part="dev", out=tmp_path, say=silent)
+
+
+def test_score_writes_the_mean_over_seeds(world, tmp_path):
+    table = score_run(world / "run", tmp_path / "scores.parquet", say=silent)
+    assert pl.read_parquet(tmp_path / "scores.parquet").equals(table)
+    seeds = [
+        pl.read_parquet(world / "run" / f"seed-{seed}" / "scores.parquet")["log_odds"].to_numpy()
+        for seed in (0, 1)
+    ]
+    np.testing.assert_allclose(table["log_odds"].to_numpy(), np.mean(seeds, axis=0), atol=1e-5)
+
+
+def test_recommendations_are_unseen_and_ranked(world):
+    best = recommend_run(world / "run", "u3", k=50, say=silent)
+    assert set(best["item"]) == {"i20", "i21"}  # the only items that users have not met
+    assert best["probability"].is_sorted(descending=True)
+    with pytest.raises(ValueError, match="user 'nobody' has no interactions"):
+        recommend_run(world / "run", "nobody", say=silent)
+
+
+def test_compare_puts_runs_side_by_side(world, tmp_path):
+    other = tiny_recipe(world, "shots.count=12", "evaluation.zero_shot=true", "template=paper")
+    tune_recipe(other, tmp_path / "other", data=world / "data", say=silent)
+    with pytest.raises(ValueError, match="has no report yet"):
+        compare_runs([world / "run", tmp_path / "other"])
+    result = evaluate_run(tmp_path / "other", say=silent)
+    assert [system["kind"] for system in result["systems"]][:2] == ["model", "zero-shot"]
+    merged = compare_runs([world / "run", tmp_path / "other"], tmp_path / "comparison")
+    names = [system["name"] for system in merged["systems"]]
+    assert any(name.startswith("run") for name in names)
+    assert any(name.startswith("other") for name in names)
+    assert (tmp_path / "comparison" / "auc-by-shots.png").exists()
+
+
+def test_validation_on_shots_leaves_fewer_rows_to_tune_on(world, tmp_path):
+    recipe = tiny_recipe(world, "seeds=[0]", "shots.validation=shots", "shots.stratify=label")
+    run = tune_recipe(recipe, tmp_path / "run", data=world / "data", say=silent)
+    facts = run.info["tuning"]["0"]
+    assert (facts["rows"], facts["validation_rows"]) == (18, 6)
+    assert 0 <= facts["best_validation_auc"] <= 1
+    paper = tiny_recipe(world, "seeds=[0]", "shots.validation=paper", "tuning.epochs=1")
+    run = tune_recipe(paper, tmp_path / "paper", data=world / "data", say=silent)
+    assert run.info["tuning"]["0"]["validation_rows"] == len(planted_splits().valid)
+
+
+def test_an_unfinished_run_is_continued_and_other_data_refused(world, tmp_path):
+    recipe = tiny_recipe(world)
+    run = tune_recipe(recipe, tmp_path / "run", data=world / "data", say=silent)
+    (run.seed(1) / "adapter").rename(tmp_path / "kept")
+    with pytest.raises(ValueError, match="is not finished"):
+        evaluate_run(run.path, say=silent)
+    write_prepared(tmp_path / "other", planted_splits(seed=1), INFO)
+    with pytest.raises(ValueError, match="begun on other data"):
+        tune_recipe(recipe, run.path, data=tmp_path / "other", say=silent)
+    tune_recipe(recipe, run.path, data=world / "data", say=silent)
+    weights = "adapter_model.safetensors"
+    mended = (run.seed(1) / "adapter" / weights).read_bytes()
+    assert mended == (tmp_path / "kept" / weights).read_bytes()
+
+
+def test_the_demo_goes_all_the_way(world, tmp_path):
+    recipe = tiny_recipe(world, "seeds=[0]")
+    recipe = recipe.model_copy(
+        update={"data": recipe.data.model_copy(update={"dataset": str(world / "data")})}
+    )
+    shown = []
+    run_demo(recipe, tmp_path / "demo", k=2, say=silent, show=shown.append)
+    assert len(shown) == 2
+    assert shown[1].row_count == 2
+    assert (tmp_path / "demo" / "report.md").exists()
+
+
+def test_an_adapter_of_another_model_is_refused(world, tmp_path):
+    save_tiny_model(tmp_path / "other-model", seed=1)
+    run = world / "run"
+    recipe = tiny_recipe(world)
+    foreign = replace_backbone(recipe, tmp_path / "other-model")
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in ("run.json", "seed-0", "seed-1"):
+        (copy / name).symlink_to(run / name)
+    (copy / "recipe.toml").write_text(foreign.to_toml(), encoding="utf-8")
+    with pytest.raises(ValueError, match="was tuned on"):
+        recommend_run(copy, "u3", say=silent)
+
+
+def replace_backbone(recipe, source):
+    return recipe.model_copy(
+        update={"backbone": recipe.backbone.model_copy(update={"source": str(source)})}
+    )

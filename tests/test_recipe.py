@@ -1,0 +1,66 @@
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+from tallrec.recipe import Recipe, load_recipe, shipped_recipes
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_every_shipped_recipe_loads_and_survives_a_round_trip(name):
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert Recipe.model_validate(tomllib.loads(recipe.to_toml())) == recipe
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_every_shipped_recipe_says_what_it_is_for(name):
+    first_line = shipped_recipes()[name].read_text(encoding="utf-8").splitlines()[0]
+    assert first_line.startswith(f"# {name}: ")
+
+
+def test_overrides_reach_their_key_with_the_type_of_toml():
+    recipe = load_recipe(
+        "demo", ("tuning.learning_rate=3e-4", "seeds=[1, 2]", "backbone.source=a/b", "name=mine")
+    )
+    assert recipe.tuning.learning_rate == 3e-4
+    assert recipe.seeds == (1, 2)
+    assert recipe.backbone.source == "a/b"
+    assert recipe.name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("tuning.lr=3", r"tuning\.lr: there is no such key; there are loss, epochs"),
+        ("colour=1", r"colour: there is no such key; there are name, template"),
+        ("tuning.learning_rate=fast", r"tuning\.learning_rate: .*valid number.*'fast'"),
+        ("shots.count=0", r"shots\.count: .*greater than or equal to 1"),
+        ("template=haiku", r"template: .*'timeline', 'paper' or 'paper-clean'"),
+        ("tuning.batch_size=9", r"batch_size \(9\) must be a multiple of micro_batch \(8\)"),
+        ("name.x=1", "name is a value, not a table"),
+        ("epochs", "--set takes path=value"),
+    ],
+)
+def test_a_wrong_override_is_named_with_what_would_be_right(override, message):
+    with pytest.raises(ValueError, match=message):
+        load_recipe("demo", (override,))
+
+
+def test_a_missing_or_broken_recipe_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"no recipe 'demmo': give a TOML file or one of demo"):
+        load_recipe("demmo")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("name = ", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"broken\.toml is not TOML"):
+        load_recipe(str(broken))
+
+
+def test_recipes_and_data_need_no_torch():
+    code = (
+        "import sys, tallrec.recipe, tallrec.run, tallrec.data, tallrec.types, tallrec.assets;"
+        "import tallrec.cli, tallrec.steps.data;"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
