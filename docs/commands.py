@@ -26,7 +26,8 @@ def section(command: tuple[str, ...]) -> str:
     result = CliRunner().invoke(
         app, [*command, "--help"], prog_name="tallrec", env={"COLUMNS": "100"}, terminal_width=100
     )
-    assert result.exit_code == 0, result.output
+    if result.exit_code:
+        sys.exit(f"{command} --help failed:\n{result.output}")
     return f"\n## {' '.join(('tallrec', *command))}\n\n```text\n{result.output.strip()}\n```\n"
 
 

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 TEXT = (
-    'For each movie, in order: did this user like it? Answer Yes or No.\n"Sea 1": Yes\n"Hill 2": No',
+    'Movies that a user watched, and whether the user liked each one.\n"Sea 1": Yes\n"Hill 2": No',
     'Whether the user will like the target movie "Hill 2"?\n\n### Response:\nYes.\nNo.',
     '"Sea 3": Yes\n"Hill 4": Yes\n"Sea 5": No\n"Hill 6": No',
 )
@@ -26,7 +26,8 @@ def byte_level_tokenizer() -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     tokenizer.train_from_iterator(TEXT * 20, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
+    names = {"bos_token": "<s>", "eos_token": "</s>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
 
 
 def save_tiny_model(folder: Path, seed: int = 0) -> Path:

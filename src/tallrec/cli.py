@@ -90,9 +90,8 @@ def prepare(
     domain: Annotated[str, typer.Option(help="Table: the noun for an item.")] = "item",
 ) -> None:
     """Turn a data set into a prepared folder: samples, splits and an audit."""
-    from tallrec.data.audit import audit_markdown
-
     from tallrec.data import DATASETS
+    from tallrec.data.audit import audit_markdown
     from tallrec.steps.data import load_dataset
     from tallrec.steps.data import prepare as prepare_step
 

@@ -36,6 +36,8 @@ class ShotsRecipe(_Strict):
 
     count: int = Field(64, ge=1)
     stratify: Literal["none", "label", "user"] = "none"
+    orders: int = Field(1, ge=1)
+    """In how many orders of its history and target each shot is tuned on; 1 is as it is."""
     validation: Literal["none", "shots", "paper"] = "none"
     """Labels that stop tuning early: none, a share of the shots, or the whole validation part."""
     validation_share: float = Field(0.25, gt=0, lt=1)

@@ -8,15 +8,23 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.tiny import byte_level_tokenizer
 
-SPECIAL = ("<unk>", "<s>", "</s>")
+NAMES = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+SPECIAL = tuple(NAMES.values())
+UNKNOWN = {"unk_token": "<unk>"}
 CHARACTERS = "▁ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789\".,:;?!#()'/<>|_&-"
+DECODER = decoders.Sequence(
+    [
+        decoders.Replace("▁", " "),
+        decoders.ByteFallback(),
+        decoders.Fuse(),
+        decoders.Strip(" ", 1, 0),
+    ]
+)
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 
 
 def wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **NAMES)
 
 
 def add_bos(tokenizer: Tokenizer) -> None:
@@ -43,14 +51,15 @@ def sentencepiece_bpe(extra_merges: tuple[tuple[str, str], ...] = ()) -> PreTrai
         models.BPE(
             vocab=dict(zip(pieces, count())),
             merges=merges,
-            unk_token="<unk>",
             fuse_unk=True,
             byte_fallback=True,
+            **UNKNOWN,
         )
     )
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
     )
+    tokenizer.decoder = DECODER
     tokenizer.add_special_tokens(list(SPECIAL))
     add_bos(tokenizer)
     return wrap(tokenizer)
@@ -66,7 +75,7 @@ def unigram() -> PreTrainedTokenizerFast:
     ]
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
-    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.decoder = DECODER
     tokenizer.add_special_tokens(list(SPECIAL))
     add_bos(tokenizer)
     return wrap(tokenizer)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 
-from tallrec.types import BoolArray, Dataset, IntArray, Samples
+from tallrec.types import BoolArray, Dataset, IntArray, Sample, Samples
 
 
 def build_samples(
@@ -152,6 +155,33 @@ def draw_shots(samples: Samples, k: int, *, seed: int, stratify: str = "none") -
         raise ValueError(f"stratify must be one of {', '.join(STRATIFY)}; got {stratify!r}")
     order = np.random.default_rng(seed).permutation(len(samples))
     return samples[STRATIFY[stratify](samples, order, k)]
+
+
+def reorder(samples: Iterable[Sample], orders: int, *, seed: int) -> list[Sample]:
+    """Shows each labelled sample in several orders of its history and target.
+
+    Every event of a sample has a known answer, so any of them can be the target of the others: the
+    same shots ask more questions, and which item came last is not learnt by heart. Nothing but the
+    shots' own events is used.
+
+    Args:
+        samples: Labelled samples.
+        orders: How often each sample is shown; the first time as it is.
+        seed: Seeds the orders.
+
+    Returns:
+        `orders` times as many samples, pass by pass.
+    """
+    rng = np.random.default_rng(seed)
+    originals = list(samples)
+    shown = list(originals)
+    for _ in range(orders - 1):
+        for sample in originals:
+            assert sample.liked is not None
+            events = [*sample.history, (sample.target, sample.liked)]
+            *history, (target, liked) = (events[i] for i in rng.permutation(len(events)))
+            shown.append(replace(sample, history=tuple(history), target=target, liked=liked))
+    return shown
 
 
 def _uniform(_samples: Samples, order: IntArray, k: int) -> IntArray:

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tallrec.files import write_atomically
 from tallrec.evaluate.metrics import METRICS
 from tallrec.evaluate.schema import COUNTING, Data, Result, SystemResult
+from tallrec.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

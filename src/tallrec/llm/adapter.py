@@ -82,6 +82,7 @@ def attach_lora(
     Raises:
         ValueError: If the model has no linear modules of a target's name, or carries an adapter.
     """
+    _require_bare(backbone)
     _check_targets(backbone, targets)
     config = LoraConfig(
         r=rank,
@@ -112,12 +113,15 @@ def _check_targets(backbone: Backbone, targets: tuple[str, ...]) -> None:
         )
 
 
-def _wrap(backbone: Backbone, config: PeftConfig) -> PeftModel:
+def _require_bare(backbone: Backbone) -> None:
     if getattr(backbone.model, "peft_config", None):
         raise ValueError(
             f"{backbone.name} already carries an adapter: unload() that one, or load the backbone "
             f"again"
         )
+
+
+def _wrap(backbone: Backbone, config: PeftConfig) -> PeftModel:
     with warnings.catch_warnings():  # PEFT uses names that transformers has deprecated
         warnings.simplefilter("ignore", FutureWarning)
         model = get_peft_model(backbone.model, config)
@@ -133,7 +137,7 @@ def save_adapter(model: PeftModel, folder: Path, card: AdapterCard) -> None:
     Raises:
         ValueError: If the adapter's weights are zero, missing or not finite.
     """
-    check_weights(get_peft_model_state_dict(model), str(folder))
+    check_weights(get_peft_model_state_dict(model, save_embedding_layers=False), str(folder))
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(str(partial), save_embedding_layers=False)
@@ -182,6 +186,7 @@ def load_adapter(backbone: Backbone, folder: Path) -> PeftModel:
         ValueError: If the adapter belongs to other base weights, or if its tensors are missing,
             superfluous, zero or not finite.
     """
+    _require_bare(backbone)
     card = read_card(folder)
     if card.fingerprint != backbone.fingerprint:
         raise ValueError(
@@ -191,7 +196,7 @@ def load_adapter(backbone: Backbone, folder: Path) -> PeftModel:
     saved = _read_tensors(folder / _WEIGHTS)
     check_weights(saved, str(folder))
     model = _wrap(backbone, _read_config(folder))
-    wanted = get_peft_model_state_dict(model)
+    wanted = get_peft_model_state_dict(model, save_embedding_layers=False)
     misfits = sorted(
         name
         for name in wanted.keys() | saved.keys()
@@ -233,6 +238,7 @@ def _read_config(folder: Path) -> PeftConfig:
         config: PeftConfig = LoraConfig.from_pretrained(str(folder))
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"the adapter's configuration cannot be read: {path}: {error}") from None
+    config.base_model_name_or_path = None  # the card has told; PEFT would warn of another path
     return config
 
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import RepositoryNotFoundError
-from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -80,8 +79,8 @@ def load_backbone(
     try:
         with _without_bars() if local else nullcontext():  # a download may show its bars
             tokenizer, model = _load(folder, gguf, torch_dtype, torch_device, options)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    except Exception as error:  # a broken file breaks its reader in any way
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ValueError(f"cannot load a causal language model from {source}: {reason}") from error
     name = str(name or source)
     model.name_or_path = name
@@ -133,7 +132,7 @@ def _locate(source: str) -> tuple[str, Path | None]:
         return str(path.parent), path
     if not path.is_dir():
         inside_a_folder = len(path.parts) > 1 and Path(path.parts[0]).is_dir()
-        if inside_a_folder or not _HUB_ID.fullmatch(source):
+        if inside_a_folder or path.suffix == ".gguf" or not _HUB_ID.fullmatch(source):
             raise ValueError(f"there is no model folder or .gguf file at {source}")
         return source, None
     if (path / "config.json").exists():

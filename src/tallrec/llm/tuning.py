@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase
 
+_CHECKPOINTS = 20  # a killed run loses at most this part of it; with validation, an epoch
 _EXPLODED = 20.0  # nats a label above the first loss; log(vocabulary) is about 11
 
 
@@ -213,7 +214,8 @@ def _arguments(
         data_seed=options.seed,
         logging_strategy="steps",
         logging_steps=1,
-        save_strategy="epoch",
+        save_strategy="epoch" if validated else "steps",
+        save_steps=max(1, steps // _CHECKPOINTS),
         save_total_limit=2,
         eval_strategy="epoch" if validated else "no",
         load_best_model_at_end=validated,
@@ -272,9 +274,11 @@ class _RecommendationTrainer(Trainer):
                 f"float32; the last checkpoint is kept"
             )
 
-    def _save(self, output_dir: str | None = None, _state_dict: Any = None) -> None:
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         # Told not to save embeddings, PEFT does not look for the base model's config on the hub.
-        self.model.save_pretrained(output_dir, save_embedding_layers=False)
+        cast("PeftModel", self.model).save_pretrained(
+            str(output_dir), save_embedding_layers=False, state_dict=state_dict
+        )
 
     def evaluate(self, *_args: Any, **_kwargs: Any) -> dict[str, float]:
         scores = score_rows(cast("PeftModel", self.model), self.valid, self.answers)
@@ -301,4 +305,4 @@ class _RecommendationTrainer(Trainer):
 
 
 def _line(entry: dict[str, float]) -> str:
-    return json.dumps(entry) + "\n"
+    return json.dumps(entry, sort_keys=True) + "\n"

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tallrec.data.audit import audit, audit_markdown
-
 from tallrec.assets import ASSETS, fetch
 from tallrec.data import DATASETS
+from tallrec.data.audit import audit, audit_markdown
 from tallrec.data.prepared import PreparedInfo, read_prepared, write_prepared
 from tallrec.data.samples import build_samples
 from tallrec.data.splits import SPLITS

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tallrec.data.prepared import Prepared, read_prepared
-from tallrec.data.samples import draw_shots
+from tallrec.data.samples import draw_shots, reorder
 from tallrec.llm.adapter import AdapterCard, attach_lora, load_adapter, save_adapter
 from tallrec.llm.backbone import Backbone, load_backbone
 from tallrec.llm.scoring import LlmScorer
@@ -127,7 +127,7 @@ def _tune_seed(run: RunDir, backbone: Backbone, prepared: Prepared, seed: int, s
         seed=seed,
     )
     scorer = scorer_of(recipe, backbone, model, prepared.info.domain)
-    rows = scorer.encode(shots)
+    rows = scorer.encode(reorder(shots, recipe.shots.orders, seed=seed))
     say(
         f"Tuning on {len(rows)} rows ({sum(len(row.positions) for row in rows)} answers, "
         f"{sum(row.dropped for row in rows)} history items dropped), seed {seed}"
