@@ -30,6 +30,7 @@ SIZE = {
     "eos_token_id": 2,
     "pad_token_id": 0,
 }
+SMALL = {"vocab_size": 64, "initializer_range": 0.3, "bos_token_id": 1, "eos_token_id": 2}
 GEMMA = {**SIZE, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 16}
 ALTERNATING = ["sliding_attention", "full_attention", "sliding_attention"]
 CONFIGS: dict[str, PreTrainedConfig] = {
@@ -45,14 +46,10 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     ),
     "granite": GraniteConfig(**SIZE, logits_scaling=4.0, attention_multiplier=0.2),
     "cohere": CohereConfig(**SIZE, logit_scale=0.25),
-    "gpt2": GPT2Config(
-        vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=256, initializer_range=0.3
-    ),
+    "gpt2": GPT2Config(**SMALL, n_embd=32, n_layer=2, n_head=4, n_positions=256),
     "phi": PhiConfig(**SIZE),
-    "bloom": BloomConfig(vocab_size=64, hidden_size=32, n_layer=2, n_head=4, initializer_range=0.3),
-    "mamba": MambaConfig(
-        vocab_size=64, hidden_size=32, num_hidden_layers=2, state_size=8, initializer_range=0.3
-    ),
+    "bloom": BloomConfig(**SMALL, hidden_size=32, n_layer=2, n_head=4),
+    "mamba": MambaConfig(**SMALL, hidden_size=32, num_hidden_layers=2, state_size=8),
 }
 
 

@@ -1,6 +1,7 @@
 """A short tuning of the tiny model, in this process or in one that can be killed."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from tallrec.llm.adapter import attach_lora, save_adapter
@@ -21,8 +22,6 @@ def shots() -> Samples:
 
 def unlike(samples: Samples) -> list:
     """The same questions with the opposite answer, which tuning makes worse and worse."""
-    from dataclasses import replace
-
     return [replace(sample, liked=not sample.liked) for sample in samples]
 
 
@@ -34,12 +33,11 @@ def tune_tiny(
     valid=(),
     dropout=0.3,
     on_progress=lambda *_: None,
-    lora_seed=0,
     **options,
 ):
     """Returns backbone, tuned model and log."""
     backbone = load_backbone(model_folder, name="tiny", dtype="float32", device="cpu")
-    model = attach_lora(backbone, dropout=dropout, targets=("all-linear",), seed=lora_seed)
+    model = attach_lora(backbone, dropout=dropout, targets=("all-linear",))
     scorer = scorer_for(backbone, model)
     log = tune(
         model,

@@ -121,7 +121,6 @@ def tune(
         ),
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.remove_callback(PrinterCallback)
     trainer.answers, trainer.valid, trainer.loss_name = answers, valid, options.loss
     trainer.log_file, trainer.on_progress = log, on_progress
     if valid:

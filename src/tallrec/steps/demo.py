@@ -12,7 +12,7 @@ from tallrec.recipe import Recipe
 from tallrec.recommend import recommendations_table
 from tallrec.steps.data import Say
 from tallrec.steps.evaluate import evaluate_run, recommend_run
-from tallrec.steps.tune import tune_recipe
+from tallrec.steps.tune import load, tune_recipe
 
 
 def run_demo(
@@ -28,10 +28,12 @@ def run_demo(
         show: Shows a table.
     """
     started = time.monotonic()
-    run = tune_recipe(recipe, out, say=say)
-    result = evaluate_run(out, say=say)
+    backbone = load(recipe, say=say)
+    run = tune_recipe(recipe, out, backbone=backbone, say=say)
+    result = evaluate_run(out, backbone=backbone, say=say)
     show(to_table(result))
     test = read_prepared(Path(run.info["data"]["folder"])).splits.test
     user = test[0].user
-    show(recommendations_table(recommend_run(out, user, k=k, say=say), user))
+    best = recommend_run(out, user, k=k, backbone=backbone, say=say)
+    show(recommendations_table(best, user))
     say(f"Report: {out / 'report.md'} ({time.monotonic() - started:.0f} s in all)")

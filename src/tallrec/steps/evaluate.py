@@ -43,6 +43,7 @@ def evaluate_run(
     data: Path | None = None,
     part: str = "test",
     out: Path | None = None,
+    backbone: Backbone | None = None,
     say: Say = print,
 ) -> Result:
     """Scores a part with every seed of a run and reports it beside the counting baselines.
@@ -52,6 +53,7 @@ def evaluate_run(
         data: Another prepared folder to evaluate on (then `out` must be given too).
         part: `train`, `valid` or `test`.
         out: Where to write the report; the run directory unless given.
+        backbone: The run's backbone, if it is loaded already.
         say: Shows a line to the user.
 
     Raises:
@@ -65,7 +67,7 @@ def evaluate_run(
     out = out or path
     out.mkdir(parents=True, exist_ok=True)
     samples = part_of(prepared, part)
-    models = _score_seeds(run, prepared, samples, out, say)
+    models = _score_seeds(run, prepared, samples, out, backbone, say)
     evaluation = Evaluation(
         labels=samples.labels,
         users=samples.users,
@@ -122,7 +124,9 @@ def score_run(
     return table
 
 
-def recommend_run(path: Path, user: str, *, k: int = 10, say: Say = print) -> pl.DataFrame:
+def recommend_run(
+    path: Path, user: str, *, k: int = 10, backbone: Backbone | None = None, say: Say = print
+) -> pl.DataFrame:
     """The best items for a user of the run's data set, by its first seed; see `recommend`.
 
     Raises:
@@ -130,7 +134,7 @@ def recommend_run(path: Path, user: str, *, k: int = 10, say: Say = print) -> pl
     """
     run = _finished(path)
     prepared = read_prepared(Path(run.info["data"]["folder"]))
-    backbone = load(run.recipe, say=say)
+    backbone = backbone or load(run.recipe, say=say)
     with (
         _scorer(run, backbone, run.recipe.seeds[0], prepared.info.domain) as scorer,
         shown("Ranking") as on_progress,
@@ -178,10 +182,14 @@ def _scorer(run: RunDir, backbone: Backbone, seed: int, domain: str) -> Iterator
 
 
 def _score_seeds(
-    run: RunDir, prepared: Prepared, samples: Samples, out: Path, say: Say
+    run: RunDir,
+    prepared: Prepared,
+    samples: Samples,
+    out: Path,
+    backbone: Backbone | None,
+    say: Say,
 ) -> list[System]:
     """Scores by every seed, each kept as Parquet; what is there already is not computed again."""
-    backbone: Backbone | None = None
     scores = []
     for seed in run.recipe.seeds:
         path = out / f"seed-{seed}" / "scores.parquet"

@@ -32,13 +32,21 @@ _PROBE_ROWS = 8
 _RELOAD_TOLERANCE = 1e-3
 
 
-def tune_recipe(recipe: Recipe, out: Path, *, data: Path | None = None, say: Say = print) -> RunDir:
+def tune_recipe(
+    recipe: Recipe,
+    out: Path,
+    *,
+    data: Path | None = None,
+    backbone: Backbone | None = None,
+    say: Say = print,
+) -> RunDir:
     """Tunes one adapter for each seed of a recipe; continues a run that was cut off.
 
     Args:
         recipe: What to do.
         out: The run directory.
         data: A prepared folder instead of the recipe's own data.
+        backbone: The recipe's backbone, if it is loaded already.
         say: Shows a line to the user.
 
     Raises:
@@ -50,7 +58,7 @@ def tune_recipe(recipe: Recipe, out: Path, *, data: Path | None = None, say: Say
     known = run.info.get("data")
     if known and known["sha256"] != prepared.hashes:
         raise ValueError(f"{out} was begun on other data than {folder}: give another --out")
-    backbone = load(recipe, say=say)
+    backbone = backbone or load(recipe, say=say)
     run.add(
         data={"folder": str(folder.resolve()), "sha256": prepared.hashes},
         backbone={
