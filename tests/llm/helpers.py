@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import polars as pl
 
+from tallrec.llm.adapter import AdapterCard
 from tallrec.llm.scoring import LlmScorer
 from tallrec.prompts import get_template
 from tallrec.prompts.answers import resolve_answers
@@ -21,6 +22,22 @@ def scorer_for(backbone, model=None, template="timeline", **options) -> LlmScore
         answers=resolve_answers(backbone.tokenizer, template, "movie"),
         domain="movie",
         **{"max_tokens": 512, **options},
+    )
+
+
+def card_of(backbone) -> AdapterCard:
+    """The card of an adapter on the backbone, for the timeline template."""
+    answers = scorer_for(backbone).answers
+    return AdapterCard(
+        backbone=backbone.name,
+        fingerprint=backbone.fingerprint,
+        template="timeline",
+        domain="movie",
+        yes=" Yes",
+        no=" No",
+        yes_id=answers.yes,
+        no_id=answers.no,
+        max_tokens=512,
     )
 
 

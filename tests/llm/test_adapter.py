@@ -11,10 +11,10 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from tallrec.llm.adapter import AdapterCard, attach_lora, load_adapter, read_card, save_adapter
+from tallrec.llm.adapter import attach_lora, load_adapter, read_card, save_adapter
 from tallrec.llm.backbone import load_backbone
 from tests.llm.architectures import tiny_model
-from tests.llm.helpers import scorer_for
+from tests.llm.helpers import card_of, scorer_for
 from tests.planted import planted_splits
 from tests.tiny import save_tiny_model
 
@@ -30,21 +30,6 @@ def tuned(backbone, seed=0, **options):
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1, generator=generator)
     return model.eval()
-
-
-def card_of(backbone):
-    answers = scorer_for(backbone).answers
-    return AdapterCard(
-        backbone=backbone.name,
-        fingerprint=backbone.fingerprint,
-        template="timeline",
-        domain="movie",
-        yes=" Yes",
-        no=" No",
-        yes_id=answers.yes,
-        no_id=answers.no,
-        max_tokens=512,
-    )
 
 
 @pytest.fixture

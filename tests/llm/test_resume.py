@@ -66,7 +66,7 @@ def test_killed_again_and_again(undisturbed, tiny_folder, tmp_path):
     for condition in (
         lambda: steps_logged(folder) >= 1,
         lambda: steps_logged(folder) >= 8 and last_checkpoint(checkpoints),
-        lambda: (checkpoints / "checkpoint-12").exists(),
+        (checkpoints / "checkpoint-12").exists,
         lambda: steps_logged(folder) >= 17,
     ):
         kill_when(start(tiny_folder, folder, early_stopping), condition)

@@ -244,7 +244,7 @@ def test_the_log_is_on_disk(tiny_folder, tmp_path):
 
 
 def refused(model_folder, folder, **changes):
-    with pytest.raises(ValueError, match=".") as error:
+    with pytest.raises(ValueError, match=r".") as error:
         tune_tiny(model_folder, folder, **changes)
     assert not folder.exists()
     return str(error.value)

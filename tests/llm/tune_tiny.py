@@ -8,8 +8,7 @@ from tallrec.llm.adapter import attach_lora, save_adapter
 from tallrec.llm.backbone import load_backbone
 from tallrec.llm.tuning import TuningOptions, tune
 from tallrec.types import Samples
-from tests.llm.helpers import generous_splits, scorer_for
-from tests.llm.test_adapter import card_of
+from tests.llm.helpers import card_of, generous_splits, scorer_for
 
 OPTIONS = {"epochs": 3, "learning_rate": 5e-3, "batch_size": 4, "micro_batch": 4}
 STEPS = 18  # of the options above on the shots below
