@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import polars as pl
 import pytest
@@ -103,3 +105,29 @@ def test_a_changed_table_is_noticed(table):
     done = tallrec("tune", "demo", "--data", "out", "--out", "run", cwd=table)
     assert done.returncode == 2
     assert "was changed since it was prepared" in done.stderr
+
+
+def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(table, tiny_folder):
+    prepared = tallrec("prepare", "ratings.csv", "--history", 3, "--out", "data", cwd=table)
+    assert prepared.returncode == 0
+    arguments = [sys.executable, "-m", "tallrec", "tune", "demo", "--data", "data", "--out", "run"]
+    arguments += ["--backbone", str(tiny_folder), "--shots", "16", "--set", "tuning.epochs=40"]
+    process = subprocess.Popen(arguments, cwd=table, stderr=subprocess.PIPE, text=True)
+    checkpoints = table / "run" / "seed-0" / "checkpoints"
+    wait_until(lambda: list(checkpoints.glob("checkpoint-*/trainer_state.json")))
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "goes on from the last checkpoint" in said
+    assert "Traceback" not in said
+    assert not (table / "run" / "seed-0" / "adapter").exists()
+    assert subprocess.run(arguments, cwd=table, check=False).returncode == 0
+    steps = [json.loads(line)["step"] for line in (table / "run/seed-0/metrics.jsonl").open()]
+    assert steps == list(range(1, len(steps) + 1))
+
+
+def wait_until(happened, seconds=120):
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)

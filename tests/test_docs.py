@@ -13,8 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny import save_tiny_model
-
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -30,14 +28,9 @@ def files(page):
     return re.findall(pattern, page.read_text(encoding="utf-8"), re.M | re.S)
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return save_tiny_model(tmp_path_factory.mktemp("tiny"))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("page", ["quickstart.md", "your-data.md"])
-def test_the_commands_of_a_page_run_in_order(page, tiny, tmp_path):
+def test_the_commands_of_a_page_run_in_order(page, tiny_folder, tmp_path):
     path = ROOT / "docs" / page
     for name, content in files(path):
         (tmp_path / name).write_text(content, encoding="utf-8")
@@ -48,7 +41,7 @@ def test_the_commands_of_a_page_run_in_order(page, tiny, tmp_path):
             assert program == "make"
             continue
         if arguments[0] == "tune":
-            arguments += ["--backbone", str(tiny), "--set", "backbone.dtype=float32"]
+            arguments += ["--backbone", str(tiny_folder), "--set", "backbone.dtype=float32"]
             arguments += ["--set", "tuning.epochs=1"]
         done = subprocess.run(
             [sys.executable, "-m", "tallrec", *arguments],

@@ -22,10 +22,10 @@ def silent(_line):
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
+def world(tmp_path_factory, tiny_folder):
     """A folder with a tiny model and prepared data, and a run of two seeds on them."""
     folder = tmp_path_factory.mktemp("world")
-    save_tiny_model(folder / "model")
+    (folder / "model").symlink_to(tiny_folder)
     write_prepared(folder / "data", planted_splits(), INFO)
     tune_recipe(tiny_recipe(folder), folder / "run", data=folder / "data", say=silent)
     evaluate_run(folder / "run", say=silent)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -205,14 +206,15 @@ def score(
 @app.command()
 def recommend(
     run: RunArgument,
-    user: Annotated[str, typer.Option(help="A user id of the run's data set.")],
+    user: Annotated[str, typer.Option(help="A user id of the data set.")],
     k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
+    data: DataOption = None,
 ) -> None:
     """Rank the items that a user has not met yet."""
     from tallrec.recommend import recommendations_table
     from tallrec.steps.evaluate import recommend_run
 
-    _show(recommendations_table(recommend_run(run, user, k=k, say=_say), user))
+    _show(recommendations_table(recommend_run(run, user, k=k, data=data, say=_say), user))
 
 
 @assets_app.command("list")
@@ -252,10 +254,18 @@ def assets_path(name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
 
 def main() -> None:
     """Entry point: mistakes of a user end in one line and exit code 2, never in a traceback."""
+    warnings.showwarning = _warn
     try:
         app()
     except (ValueError, OSError) as error:
         _fail(error)
+
+
+def _warn(
+    message: Warning | str, category: type[Warning], *_where: object, **_more: object
+) -> None:
+    if issubclass(category, UserWarning):  # others are between libraries
+        _say(f"Warning: {message}")
 
 
 @contextmanager

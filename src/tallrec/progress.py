@@ -55,6 +55,6 @@ def _line_printer(description: str, console: Console) -> OnProgress:
         if done >= total or now - last >= _SECONDS_BETWEEN_LINES:
             last = now
             line = f"{description}: {done}/{total} after {now - started:.0f} s {note}"
-            console.print(line.rstrip(), highlight=False)
+            console.print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)
 
     return update

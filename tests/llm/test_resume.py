@@ -9,7 +9,8 @@ import pytest
 from tallrec.llm.tuning import last_checkpoint
 from tests.llm.tune_tiny import STEPS, tune_and_save, tune_tiny
 
-# Processes come from one that has imported everything and started nothing: each starts at once.
+# Processes come from one that has imported everything, so that each starts at once, and has started
+# nothing: the threads of a Polars that has worked would be missing in its copies.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.llm.tune_tiny"])
 

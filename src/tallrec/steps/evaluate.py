@@ -125,15 +125,23 @@ def score_run(
 
 
 def recommend_run(
-    path: Path, user: str, *, k: int = 10, backbone: Backbone | None = None, say: Say = print
+    path: Path,
+    user: str,
+    *,
+    k: int = 10,
+    data: Path | None = None,
+    backbone: Backbone | None = None,
+    say: Say = print,
 ) -> pl.DataFrame:
-    """The best items for a user of the run's data set, by its first seed; see `recommend`.
+    """The best items for a user by a run's first seed; see `recommend`.
+
+    The user is one of the run's own data or, where `data` is given, of that prepared folder.
 
     Raises:
         ValueError: If the run is unfinished or the user unknown.
     """
     run = _finished(path)
-    prepared = read_prepared(Path(run.info["data"]["folder"]))
+    prepared = read_prepared(data or Path(run.info["data"]["folder"]))
     backbone = backbone or load(run.recipe, say=say)
     with (
         _scorer(run, backbone, run.recipe.seeds[0], prepared.info.domain) as scorer,

@@ -1,0 +1,206 @@
+"""Which events become questions, and which of them are drawn."""
+
+from collections import Counter
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tallrec.data.samples import (
+    STRATIFY,
+    build_samples,
+    draw_shots,
+    positions_in_group,
+    samples_for_user,
+)
+from tests.data.interactions import dataset, diary
+from tests.planted import planted_splits
+
+
+def summary(samples):
+    """(user, history as likes by item, target, liked) of each sample."""
+    return [
+        (s.user, [(item.id, liked) for item, liked in s.history], s.target.id, s.liked)
+        for s in samples
+    ]
+
+
+def test_every_event_with_enough_before_it_is_a_question():
+    samples = build_samples(dataset(*diary("u", 4)), history=2)
+    assert summary(samples) == [
+        ("u", [("i0", False), ("i1", True)], "i2", False),
+        ("u", [("i1", True), ("i2", False)], "i3", True),
+    ]
+    assert samples.rows["timestamp"].to_list() == [2, 3]
+
+
+def test_users_in_order_of_first_appearance_events_in_order_of_time():
+    samples = build_samples(
+        dataset(
+            ("b", "x", 5, 30),
+            ("a", "x", 1, 5),
+            ("b", "y", 1, 10),
+            ("a", "y", 5, 4),
+            ("b", "z", 5, 20),
+        ),
+        history=1,
+    )
+    assert summary(samples) == [
+        ("b", [("y", False)], "z", True),
+        ("b", [("z", True)], "x", True),
+        ("a", [("y", True)], "x", False),
+    ]
+
+
+def test_events_of_the_same_moment_stay_in_the_order_of_the_file():
+    events = [("u", item, 5, 7) for item in "dacb"] + [("u", "e", 5, 6)]
+    samples = build_samples(dataset(*events), history=4)
+    assert [item.id for item, _ in samples[0].history] == ["e", "d", "a", "c"]
+
+
+def test_without_timestamps_the_order_of_the_rows_counts():
+    events = [("v", "x", 5), ("u", "b", 5), ("v", "y", 5), ("u", "a", 1)]
+    samples = build_samples(dataset(*events), history=1)
+    assert summary(samples) == [
+        ("v", [("x", True)], "y", True),
+        ("u", [("b", True)], "a", False),
+    ]
+    assert samples.rows["timestamp"].null_count() == 2
+
+
+def test_shorter_histories_where_they_are_asked_for():
+    samples = build_samples(dataset(*diary("u", 4)), history=2, min_history=0)
+    assert [len(s.history) for s in samples] == [0, 1, 2, 2]
+    assert [s.target.id for s in samples] == ["i0", "i1", "i2", "i3"]
+
+
+def test_a_history_never_reaches_into_another_user():
+    samples = build_samples(dataset(*diary("u", 3), *diary("v", 3)), history=2, min_history=0)
+    assert [len(s.history) for s in samples] == [0, 1, 2, 0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("like_above", "likes"), [(3, [False, True]), (3.5, [False, True]), (4, 2 * [False])]
+)
+def test_a_like_is_a_rating_above_the_threshold(like_above, likes):
+    events = [("u", "a", 5, 0), ("u", "b", 3, 1), ("u", "c", 4, 2)]
+    samples = build_samples(dataset(*events), history=1, like_above=like_above)
+    assert [s.liked for s in samples] == likes
+
+
+@pytest.mark.parametrize(
+    "options", [{"history": 0}, {"history": 2, "min_history": 3}, {"min_history": -1}]
+)
+def test_histories_out_of_range(options):
+    with pytest.raises(ValueError, match="history must be at least 1 and min_history between"):
+        build_samples(dataset(*diary("u", 4)), **options)
+
+
+def test_too_few_events_name_the_longest_history():
+    with pytest.raises(ValueError, match=r"more than 10 interactions \(the most anyone has is 4\)"):
+        build_samples(dataset(*diary("u", 4), *diary("v", 2)))
+
+
+@given(st.lists(st.integers(0, 3), max_size=20))
+def test_positions_in_group(codes):
+    expected = []
+    for i, code in enumerate(codes):
+        expected.append(expected[-1] + 1 if i and codes[i - 1] == code else 0)
+    assert positions_in_group(pl.Series(codes, dtype=pl.Int64)).tolist() == expected
+
+
+EVENTS = st.lists(
+    st.tuples(
+        st.sampled_from("uvw"), st.sampled_from("abcd"), st.integers(1, 5), st.integers(0, 5)
+    ),
+    min_size=1,
+    max_size=30,
+)
+
+
+@given(EVENTS, st.integers(1, 4))
+def test_samples_are_what_plain_python_says(events, history):
+    expected = []
+    for user in dict.fromkeys(event[0] for event in events):
+        own = sorted((event for event in events if event[0] == user), key=lambda event: event[3])
+        for i in range(1, len(own)):
+            seen = own[max(0, i - history) : i]
+            expected.append((user, [(e[1], e[2] > 3) for e in seen], own[i][1], own[i][2] > 3))
+    if expected:
+        samples = build_samples(dataset(*events), history=history, min_history=1)
+        assert summary(samples) == expected
+
+
+class TestForUser:
+    samples = build_samples(dataset(*diary("u", 5), *diary("v", 4)), history=2)
+
+    def test_the_latest_history_for_every_item(self):
+        asked = samples_for_user(self.samples, "u", np.array([4, 0]), history=3)
+        assert summary(asked) == [
+            ("u", [("i2", False), ("i3", True), ("i4", False)], target, None)
+            for target in ("i4", "i0")
+        ]
+
+    def test_a_user_with_less_history_shows_what_there_is(self):
+        (asked,) = samples_for_user(self.samples, "v", np.array([4]))
+        assert [item.id for item, _ in asked.history] == ["i0", "i1", "i2", "i3"]
+
+    def test_an_unknown_user_sees_what_users_look_like(self):
+        with pytest.raises(ValueError, match=r"user 'w' has no interactions here.* 'u', 'v'"):
+            samples_for_user(self.samples, "w", np.array([0]))
+
+
+PLANTED = planted_splits().train
+KEYS = PLANTED.rows.select("user", "target").rows()
+
+
+def keys(samples):
+    return samples.rows.select("user", "target").rows()
+
+
+@pytest.mark.parametrize("stratify", STRATIFY)
+@pytest.mark.parametrize("k", [1, 16, 64, len(PLANTED)])
+def test_shots_are_drawn_once_each_and_again_with_the_same_seed(stratify, k):
+    drawn = keys(draw_shots(PLANTED, k, seed=3, stratify=stratify))
+    assert len(set(drawn)) == len(drawn) == k
+    assert set(drawn) <= set(KEYS)
+    assert keys(draw_shots(PLANTED, k, seed=3, stratify=stratify)) == drawn
+    assert keys(draw_shots(PLANTED, k, seed=4, stratify=stratify)) != drawn
+
+
+def test_more_shots_begin_with_fewer():
+    few, many = (keys(draw_shots(PLANTED, k, seed=0)) for k in (16, 64))
+    assert many[:16] == few
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("k", [1, 7, 16, 100])
+def test_stratified_by_label_keeps_the_share_of_likes(seed, k):
+    skewed = PLANTED[np.flatnonzero(PLANTED.labels | (np.arange(len(PLANTED)) % 5 == 0))]
+    shots = draw_shots(skewed, k, seed=seed, stratify="label")
+    assert abs(shots.labels.sum() - k * skewed.labels.mean()) <= 0.5
+
+
+def test_stratified_by_label_takes_all_there_is():
+    shots = draw_shots(PLANTED, len(PLANTED), seed=0, stratify="label")
+    assert sorted(keys(shots)) == sorted(KEYS)
+
+
+@pytest.mark.parametrize("k", [5, 30, 45])
+def test_stratified_by_user_spreads_over_the_users(k):
+    counts = Counter(draw_shots(PLANTED, k, seed=0, stratify="user").users.tolist())
+    assert len(counts) == min(k, 30)
+    assert max(counts.values()) - min(counts.values()) <= 1
+
+
+@pytest.mark.parametrize("k", [0, -1, len(PLANTED) + 1])
+def test_a_number_of_shots_that_is_not_there(k):
+    with pytest.raises(ValueError, match=f"between 1 and the 360 training rows; got {k}"):
+        draw_shots(PLANTED, k, seed=0)
+
+
+def test_an_unknown_stratification():
+    with pytest.raises(ValueError, match="one of none, label, user; got 'age'"):
+        draw_shots(PLANTED, 4, seed=0, stratify="age")
