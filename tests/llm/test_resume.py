@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tallrec.llm.tuning import last_checkpoint
+from tallrec.llm.checkpoints import last_checkpoint
 from tests.llm.tune_tiny import STEPS, tune_and_save, tune_tiny
 
 # Processes come from one that has imported everything, so that each starts at once, and has started
@@ -105,18 +105,22 @@ def test_a_run_that_is_through_stays_as_it_is(undisturbed, tiny_folder, tmp_path
     assert_same_run(folder, expected)
 
 
+@pytest.fixture(scope="module")
+def undisturbed_log(tiny_folder, tmp_path_factory):
+    return tune_tiny(tiny_folder, tmp_path_factory.mktemp("log"), micro_batch=2)[2]
+
+
 @pytest.mark.parametrize("stop", range(1, STEPS + 1, 3))
-def test_any_step_can_be_the_last_before_a_break(tiny_folder, tmp_path, stop):
+def test_any_step_can_be_the_last_before_a_break(undisturbed_log, tiny_folder, tmp_path, stop):
     """Ctrl-C at any step: order of the rows and dropout go on where they were."""
 
     def interrupt(done, _total, _note):
         if done == stop:
             raise KeyboardInterrupt
 
-    expected = tune_tiny(tiny_folder, tmp_path / "undisturbed", micro_batch=2)[2]
     with pytest.raises(KeyboardInterrupt):
-        tune_tiny(tiny_folder, tmp_path / "run", micro_batch=2, on_progress=interrupt)
-    assert tune_tiny(tiny_folder, tmp_path / "run", micro_batch=2)[2] == expected
+        tune_tiny(tiny_folder, tmp_path, micro_batch=2, on_progress=interrupt)
+    assert tune_tiny(tiny_folder, tmp_path, micro_batch=2)[2] == undisturbed_log
 
 
 def test_no_checkpoint(tmp_path):

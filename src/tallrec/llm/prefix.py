@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _MIN_ROWS = 8  # with fewer, one pass over whole prompts is as fast
-_CACHED_COST = 8  # this many cached tokens take about the memory of one that is computed
+_CACHED_COST = 4  # this many cached tokens take about the memory of one that is computed
 
 
 @dataclass(frozen=True)

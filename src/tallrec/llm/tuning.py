@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,7 +21,9 @@ from transformers import (
     Trainer,
     TrainingArguments,
 )
+from transformers.utils import logging as transformers_logging
 
+from tallrec.llm.checkpoints import last_checkpoint, read_state, stopped_after
 from tallrec.llm.loss import LOSSES, collate, count_labels
 from tallrec.llm.scoring import score_rows
 from tallrec.progress import OnProgress, silent
@@ -101,30 +105,27 @@ def tune(
     _check(rows, valid, options)
     checkpoints, log = folder / "checkpoints", folder / "metrics.jsonl"
     resume = last_checkpoint(checkpoints)
-    state = _state(resume) if resume else None
+    state = read_state(resume) if resume else None
     folder.mkdir(parents=True, exist_ok=True)
     log.write_text("".join(map(_line, state["log_history"] if state else [])), encoding="utf-8")
-    trainer = _RecommendationTrainer(
-        model=model,
-        args=_arguments(
-            checkpoints,
-            options,
-            n_rows=len(rows),
-            validated=bool(valid),
-            device=model.device.type,
-            epochs=_stopped_after(state) or options.epochs,
-        ),
-        train_dataset=list(rows),
-        eval_dataset=list(valid) or None,
-        data_collator=lambda batch: collate(
-            batch, tokenizer.eos_token_id if options.loss == "all-tokens" else None
-        ),
+    epochs = stopped_after(state) or options.epochs
+    arguments = _arguments(
+        checkpoints, options, epochs, len(rows), bool(valid), use_cpu=model.device.type == "cpu"
     )
-    trainer.remove_callback(PrinterCallback)
-    trainer.answers, trainer.valid, trainer.loss_name = answers, valid, options.loss
-    trainer.log_file, trainer.on_progress = log, on_progress
-    if valid:
-        trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=options.patience))
+    eos = tokenizer.eos_token_id if options.loss == "all-tokens" else None
+    trainer = _RecommendationTrainer(
+        model,
+        arguments,
+        list(rows),
+        partial(collate, eos=eos),
+        answers,
+        options,
+        valid,
+        log,
+        on_progress,
+    )
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity(logging.ERROR)  # it warns of quick checkpoints
     try:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     except torch.OutOfMemoryError as error:
@@ -132,40 +133,10 @@ def tune(
             f"out of memory with micro_batch {options.micro_batch}: give a smaller one "
             f"(gradients are accumulated to the same batch)"
         ) from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
     model.eval()
     return list(trainer.state.log_history)
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end, or None.
-
-    Trainer writes `trainer_state.json` last; where it cannot be read, saving was cut off.
-    """
-    steps = {int(p.name.split("-")[1]): p for p in folder.glob("checkpoint-*")}
-    for step in sorted(steps, reverse=True):
-        try:
-            _state(steps[step])
-        except (OSError, ValueError):
-            continue
-        return steps[step]
-    return None
-
-
-def _state(checkpoint: Path) -> dict[str, Any]:
-    text = (checkpoint / "trainer_state.json").read_text(encoding="utf-8")
-    return cast("dict[str, Any]", json.loads(text))
-
-
-def _stopped_after(state: dict[str, Any] | None) -> int | None:
-    """Epochs after which early stopping ended the run that wrote a checkpoint, if it did.
-
-    Trainer forgets that on resuming, and would tune for one more epoch.
-    """
-    stopping = state["stateful_callbacks"].get("EarlyStoppingCallback") if state else None
-    if not state or not stopping:
-        return None
-    bad = stopping["attributes"]["early_stopping_patience_counter"]
-    return round(state["epoch"]) if bad >= stopping["args"]["early_stopping_patience"] else None
 
 
 def target_auc(likes: Sequence[bool | None], scores: FloatArray) -> float:
@@ -194,7 +165,7 @@ def _check(rows: Sequence[TokenRow], valid: Sequence[TokenRow], options: TuningO
 
 
 def _arguments(
-    folder: Path, options: TuningOptions, *, n_rows: int, validated: bool, device: str, epochs: int
+    folder: Path, options: TuningOptions, epochs: int, n_rows: int, validated: bool, use_cpu: bool
 ) -> TrainingArguments:
     accumulation = options.batch_size // options.micro_batch
     epoch_steps = math.ceil(math.ceil(n_rows / options.micro_batch) / accumulation)
@@ -225,7 +196,7 @@ def _arguments(
         dataloader_pin_memory=False,
         disable_tqdm=True,
         report_to=[],
-        use_cpu=device == "cpu",
+        use_cpu=use_cpu,
     )
     arguments._n_gpu = min(1, arguments.n_gpu)  # never torch's DataParallel, which copies the model
     return arguments
@@ -238,12 +209,32 @@ class _RecommendationTrainer(Trainer):
     by its labels.
     """
 
-    answers: Answers
-    valid: Sequence[TokenRow]
-    loss_name: str
-    log_file: Path
-    on_progress: OnProgress
     loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: PeftModel,
+        arguments: TrainingArguments,
+        rows: list[TokenRow],
+        collate: Callable[[Sequence[TokenRow]], dict[str, Tensor]],
+        answers: Answers,
+        options: TuningOptions,
+        valid: Sequence[TokenRow],
+        log_file: Path,
+        on_progress: OnProgress,
+    ) -> None:
+        super().__init__(
+            model,
+            arguments,
+            data_collator=collate,
+            train_dataset=rows,
+            eval_dataset=list(valid) or None,
+        )
+        self.answers, self.loss_name, self.valid = answers, options.loss, valid
+        self.log_file, self.on_progress = log_file, on_progress
+        self.remove_callback(PrinterCallback)
+        if valid:
+            self.add_callback(EarlyStoppingCallback(early_stopping_patience=options.patience))
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
