@@ -143,7 +143,8 @@ def test_compare_puts_runs_side_by_side(world, tmp_path):
 
 
 def test_validation_on_shots_leaves_fewer_rows_to_tune_on(world, tmp_path):
-    recipe = tiny_recipe(world, "seeds=[0]", "shots.validation=shots", "shots.stratify=label")
+    settings = ("seeds=[0]", "shots.orders=1", "shots.stratify=label")
+    recipe = tiny_recipe(world, *settings, "shots.validation=shots")
     run = tune_recipe(recipe, tmp_path / "run", data=world / "data", say=silent)
     facts = run.info["tuning"]["0"]
     assert (facts["rows"], facts["validation_rows"]) == (18, 6)
