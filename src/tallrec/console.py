@@ -1,0 +1,19 @@
+"""What commands say on standard error and show on standard output."""
+
+from __future__ import annotations
+
+import sys
+
+
+def say(line: str) -> None:
+    """Prints a line about the work on standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def show(renderable: object) -> None:
+    """Prints a result on standard output, as wide as the terminal or 120 columns."""
+    from rich.console import Console
+
+    console = Console()
+    console = console if console.is_terminal else Console(width=120)
+    console.print(renderable)
