@@ -68,7 +68,7 @@ def test_no_connection_is_told_as_the_cause(tiny, monkeypatch):
         closed = server.getsockname()[1]
     monkeypatch.delenv("PIP_NO_INDEX")
     monkeypatch.delenv("PIP_FIND_LINKS")
-    monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{closed}/simple")
+    monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{closed}")
     monkeypatch.setenv("PIP_RETRIES", "1")
     message = fetch_error(tiny)
     assert message.startswith("cannot download tiny-asset==1.0: check the network")
