@@ -38,7 +38,7 @@ def test_overrides_reach_their_key_with_the_type_of_toml():
         ("tuning.learning_rate=fast", r"tuning\.learning_rate: .*valid number.*'fast'"),
         ("shots.count=0", r"shots\.count: .*greater than or equal to 1"),
         ("template=haiku", r"template: .*'timeline', 'paper' or 'paper-clean'"),
-        ("tuning.batch_size=9", r"batch_size \(9\) must be a multiple of micro_batch \(8\)"),
+        ("tuning.batch_size=9", r"batch_size \(9\) must be a multiple of micro_batch \(2\)"),
         ("name.x=1", "name is a value, not a table"),
         ("epochs", "--set takes path=value"),
     ],
