@@ -2,7 +2,7 @@
 
 The defaults of the recipes were chosen with this script, so that no test row was looked at:
 
-    python benchmarks/settings.py demo --seeds 0,1 --set tuning.learning_rate=1e-3
+    python benchmarks/settings.py demo --seeds 0,1 --set stages.0.learning_rate=1e-3
 
 tunes on the shots of each seed as `tallrec tune` does and prints AUC, GAUC and log-loss on 960 rows
 of 80 other users of MovieLens-100K, beside the counting baselines on the same shots.
@@ -25,7 +25,8 @@ from tallrec.data.splits import split_paper
 from tallrec.evaluate import METRICS
 from tallrec.llm.adapter import load_adapter
 from tallrec.recipe import load_recipe
-from tallrec.steps.tune import load, scorer_of, shots_of, tune_recipe
+from tallrec.steps.stages import scorer_of
+from tallrec.steps.tune import load, shots_of, tune_recipe
 from tallrec.types import FloatArray, Samples
 
 USERS, ROWS_EACH = 80, 12
@@ -76,7 +77,7 @@ def main() -> None:
             shots, _ = shots_of(recipe, prepared, seed)
             for name, fit in COUNTING_BASELINES.items():
                 show(f"{name}, seed {seed}", fit(shots)(rows), rows)
-            model = load_adapter(backbone, run.seed(seed) / "adapter")
+            model = load_adapter(backbone, run.adapter(seed))
             show(f"tuned, seed {seed}", scorer_of(recipe, backbone, model, "movie")(rows), rows)
             model.unload()
 

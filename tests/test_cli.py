@@ -70,7 +70,10 @@ def test_prepare_writes_the_papers_json(table):
         (("prepare", "ratings.csv", "--split", "paper", "--history", "3", "--out", "x"), "10,000"),
         (("tune", "demmo", "--out", "x"), "there is no recipe 'demmo'"),
         (("tune", "demo", "--data", ".", "--out", "x"), "not a prepared folder"),
-        (("tune", "demo", "--set", "tuning.lr=1", "--out", "x"), "tuning.lr: there is no such key"),
+        (
+            ("tune", "demo", "--set", "stages.0.lr=1", "--out", "x"),
+            "stages.0.lr: there is no such key",
+        ),
         (("evaluate", "."), "not a run directory"),
         (("recommend", "nowhere", "--user", "1"), "nowhere is not a run directory"),
         (("compare", "."), "has no report yet"),
@@ -111,7 +114,7 @@ def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(table, tiny_folder):
     prepared = tallrec("prepare", "ratings.csv", "--history", 3, "--out", "data", cwd=table)
     assert prepared.returncode == 0
     arguments = [sys.executable, "-m", "tallrec", "tune", "demo", "--data", "data", "--out", "run"]
-    arguments += ["--backbone", str(tiny_folder), "--shots", "16", "--set", "tuning.epochs=40"]
+    arguments += ["--backbone", str(tiny_folder), "--shots", "16", "--set", "stages.0.epochs=40"]
     process = subprocess.Popen(arguments, cwd=table, stderr=subprocess.PIPE, text=True)
     checkpoints = table / "run" / "seed-0" / "checkpoints"
     wait_until(lambda: list(checkpoints.glob("checkpoint-*/trainer_state.json")))

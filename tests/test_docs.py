@@ -42,7 +42,7 @@ def test_the_commands_of_a_page_run_in_order(page, tiny_folder, tmp_path):
             continue
         if arguments[0] == "tune":
             arguments += ["--backbone", str(tiny_folder), "--set", "backbone.dtype=float32"]
-            arguments += ["--set", "tuning.epochs=1"]
+            arguments += ["--set", "stages.0.epochs=1"]
         done = subprocess.run(
             [sys.executable, "-m", "tallrec", *arguments],
             cwd=tmp_path,

@@ -64,7 +64,7 @@ def test_a_run_holds_what_the_docs_say(world):
     assert names == expected
     info = json.loads((run / "run.json").read_text(encoding="utf-8"))
     assert info["data"]["sha256"] == read_prepared(world / "data").hashes
-    assert info["tuning"].keys() == {"0", "1"}
+    assert info["tuning"].keys() == {"seed-0", "seed-1"}
 
 
 def test_the_report_has_the_model_beside_counting(world):
@@ -146,12 +146,12 @@ def test_validation_on_shots_leaves_fewer_rows_to_tune_on(world, tmp_path):
     settings = ("seeds=[0]", "shots.orders=1", "shots.stratify=label")
     recipe = tiny_recipe(world, *settings, "shots.validation=shots")
     run = tune_recipe(recipe, tmp_path / "run", data=world / "data", say=silent)
-    facts = run.info["tuning"]["0"]
+    facts = run.info["tuning"]["seed-0"]
     assert (facts["rows"], facts["validation_rows"]) == (18, 6)
     assert 0 <= facts["best_validation_auc"] <= 1
-    paper = tiny_recipe(world, "seeds=[0]", "shots.validation=paper", "tuning.epochs=1")
+    paper = tiny_recipe(world, "seeds=[0]", "shots.validation=paper", "stages.0.epochs=1")
     run = tune_recipe(paper, tmp_path / "paper", data=world / "data", say=silent)
-    assert run.info["tuning"]["0"]["validation_rows"] == len(planted_splits().valid)
+    assert run.info["tuning"]["seed-0"]["validation_rows"] == len(planted_splits().valid)
 
 
 def test_an_unfinished_run_is_continued_and_other_data_refused(world, tmp_path):

@@ -13,7 +13,8 @@ from tallrec.data.splits import split_paper
 from tallrec.evaluate import METRICS
 from tallrec.llm.adapter import load_adapter
 from tallrec.recipe import load_recipe
-from tallrec.steps.tune import load, scorer_of, tune_recipe
+from tallrec.steps.stages import scorer_of
+from tallrec.steps.tune import load, tune_recipe
 from tallrec.types import Splits
 
 pytestmark = pytest.mark.slow
@@ -31,7 +32,7 @@ def data(tmp_path_factory):
 
 
 def test_tuning_on_real_shots_is_seen_in_the_real_model(data, tmp_path):
-    recipe = load_recipe("demo", ("shots.count=8", "shots.orders=1", "tuning.epochs=6"))
+    recipe = load_recipe("demo", ("shots.count=8", "shots.orders=1", "stages.0.epochs=6"))
     backbone = load(recipe, say=lambda _line: None)
     rows = read_prepared(data).splits.valid
     untuned = scorer_of(recipe, backbone, backbone.model, "movie")(rows)

@@ -22,9 +22,9 @@ def test_every_shipped_recipe_says_what_it_is_for(name):
 
 def test_overrides_reach_their_key_with_the_type_of_toml():
     recipe = load_recipe(
-        "demo", ("tuning.learning_rate=3e-4", "seeds=[1, 2]", "backbone.source=a/b", "name=mine")
+        "demo", ("stages.0.learning_rate=3e-4", "seeds=[1, 2]", "backbone.source=a/b", "name=mine")
     )
-    assert recipe.tuning.learning_rate == 3e-4
+    assert recipe.stages[0].learning_rate == 3e-4
     assert recipe.seeds == (1, 2)
     assert recipe.backbone.source == "a/b"
     assert recipe.name == "mine"
@@ -33,14 +33,24 @@ def test_overrides_reach_their_key_with_the_type_of_toml():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("tuning.lr=3", r"tuning\.lr: there is no such key; there are loss, epochs"),
+        ("stages.0.lr=3", r"stages\.0\.lr: there is no such key; there are epochs"),
         ("colour=1", r"colour: there is no such key; there are name, template"),
-        ("tuning.learning_rate=fast", r"tuning\.learning_rate: .*valid number.*'fast'"),
+        ("stages.0.learning_rate=fast", r"stages\.0\.learning_rate: .*valid number.*'fast'"),
         ("shots.count=0", r"shots\.count: .*greater than or equal to 1"),
         ("template=haiku", r"template: .*'timeline', 'paper' or 'paper-clean'"),
-        ("tuning.batch_size=9", r"batch_size \(9\) must be a multiple of micro_batch \(2\)"),
+        (
+            "stages.0.batch_size=9",
+            r"stages\.0: batch_size \(9\) must be a multiple of micro_batch \(2\)",
+        ),
         ("name.x=1", "name is a value, not a table"),
         ("epochs", "--set takes path=value"),
+        ("stages.1.epochs=2", "'1' is none of the numbers 0 to 0 of that list"),
+        ("stages.first.epochs=2", "'first' is none of the numbers"),
+        ("stages=[]", r"stages: .*at least 1"),
+        ('stages=[{data="books"}]', r"stages\.0: .*'instructions', 'shots'"),
+        ("stages=[{epochs=2}]", r"stages\.0: data is missing; give data = 'instructions' or"),
+        ('stages=[{data="instructions"}]', r"stages\.0\.source: Field required"),
+        ('stages=[{data="shots"}, {data="shots"}]', "stage on shots must be the last and only one"),
     ],
 )
 def test_a_wrong_override_is_named_with_what_would_be_right(override, message):

@@ -146,14 +146,27 @@ def tune(
     backbone: Annotated[
         str | None, typer.Option(help="Asset, Hugging Face id, folder or GGUF file.")
     ] = None,
+    from_adapter: Annotated[
+        str | None, typer.Option(help="An adapter folder to go on from, also one of plain PEFT.")
+    ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Such as tuning.learning_rate=3e-4.")
+        list[str] | None, typer.Option("--set", help="Such as stages.0.learning_rate=3e-4.")
     ] = None,
 ) -> None:
     """Tune an adapter for each seed of a recipe; the same command continues a cut-off run."""
     from tallrec.steps.tune import tune_recipe
 
-    loaded = _recipe(recipe, settings or [], shots, seeds, template, backbone)
+    loaded = _recipe(
+        recipe,
+        settings or [],
+        {
+            "shots.count": shots,
+            "seeds": f"[{seeds}]" if seeds is not None else None,
+            "template": template,
+            "backbone.source": backbone,
+            "backbone.adapter": from_adapter,
+        },
+    )
     with _resumable():
         run = tune_recipe(loaded, out, data=data, say=say)
     say(f"Tuned. Measure it with: tallrec evaluate {run.path}")
@@ -254,22 +267,9 @@ def _fail(error: Exception) -> None:
     sys.exit(2)
 
 
-def _recipe(
-    source: str,
-    settings: list[str],
-    shots: int | None,
-    seeds: str | None,
-    template: str | None,
-    backbone: str | None,
-) -> Recipe:
+def _recipe(source: str, settings: list[str], options: dict[str, object]) -> Recipe:
     from tallrec.recipe import load_recipe
 
-    options = {
-        "shots.count": shots,
-        "seeds": f"[{seeds}]" if seeds is not None else None,
-        "template": template,
-        "backbone.source": backbone,
-    }
     given = [f"{key}={value}" for key, value in options.items() if value is not None]
     return load_recipe(source, (*settings, *given))
 

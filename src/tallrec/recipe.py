@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -53,6 +53,8 @@ class BackboneRecipe(_Strict):
     device: str = "auto"
     max_tokens: int = Field(1024, ge=16)
     """Longer prompts lose their oldest history."""
+    adapter: str | None = None
+    """An adapter folder, of this project or of plain PEFT, that the first stage goes on from."""
 
 
 class LoraRecipe(_Strict):
@@ -64,10 +66,9 @@ class LoraRecipe(_Strict):
     targets: tuple[str, ...] = ("q_proj", "v_proj")
 
 
-class TuningRecipe(_Strict):
-    """The tuning stage; see `tallrec.llm.tuning.TuningOptions`."""
+class _Stage(_Strict):
+    """What every tuning stage has; see `tallrec.llm.tuning.TuningOptions`."""
 
-    loss: Literal["answers", "all-tokens"] = "answers"
     epochs: int = Field(4, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
@@ -88,6 +89,32 @@ class TuningRecipe(_Strict):
                 f"({self.micro_batch})"
             )
         return self
+
+
+class InstructionsStage(_Stage):
+    """Tuning on general instructions ("Alpaca tuning"); once for all seeds of the recipe."""
+
+    data: Literal["instructions"] = "instructions"
+    source: str
+    """A JSON, JSON lines or Parquet file, a folder of these, or a Hugging Face data set id."""
+    count: int | None = Field(None, ge=1)
+    """How many records to draw; all unless given."""
+    seed: int = 0
+    """Draws and orders the records."""
+    max_tokens: int = Field(512, ge=16)
+    """Longer responses are cut off."""
+    loss: Literal["response", "all-tokens"] = "response"
+
+
+class ShotsStage(_Stage):
+    """Tuning on the shots ("rec-tuning"); anew for each seed."""
+
+    data: Literal["shots"] = "shots"
+    loss: Literal["answers", "response", "all-tokens"] = "answers"
+
+
+STAGES: dict[str, type[BaseModel]] = {"instructions": InstructionsStage, "shots": ShotsStage}
+Stage = Annotated[InstructionsStage | ShotsStage, Field(discriminator="data")]
 
 
 class EvaluationRecipe(_Strict):
@@ -113,8 +140,29 @@ class Recipe(_Strict):
     shots: ShotsRecipe = ShotsRecipe()
     backbone: BackboneRecipe = BackboneRecipe()
     lora: LoraRecipe = LoraRecipe()
-    tuning: TuningRecipe = TuningRecipe()
+    stages: tuple[Stage, ...] = Field((ShotsStage(),), min_length=1)
+    """Tuned one after the other, each going on from the adapter of the one before."""
     evaluation: EvaluationRecipe = EvaluationRecipe()
+
+    @model_validator(mode="after")
+    def _shots_come_last(self) -> Self:
+        if any(isinstance(stage, ShotsStage) for stage in self.stages[:-1]):
+            raise ValueError(
+                "a stage on shots must be the last and only one: stages on instructions come "
+                "before it"
+            )
+        return self
+
+    @property
+    def instruction_stages(self) -> tuple[InstructionsStage, ...]:
+        """The stages that all seeds share."""
+        return tuple(stage for stage in self.stages if isinstance(stage, InstructionsStage))
+
+    @property
+    def shots_stage(self) -> ShotsStage | None:
+        """The stage of each seed, if there is one."""
+        last = self.stages[-1]
+        return last if isinstance(last, ShotsStage) else None
 
     def to_toml(self) -> str:
         """The recipe as TOML, every value written out (except what is None)."""
@@ -132,7 +180,7 @@ def load_recipe(source: str, overrides: tuple[str, ...] = ()) -> Recipe:
 
     Args:
         source: The name of a shipped recipe or the path of a TOML file.
-        overrides: `path=value` texts, such as `tuning.learning_rate=3e-4`; the value is TOML, or
+        overrides: `path=value` texts, such as `stages.0.learning_rate=3e-4`; the value is TOML, or
             else taken as text.
 
     Raises:
@@ -161,27 +209,49 @@ def load_recipe(source: str, overrides: tuple[str, ...] = ()) -> Recipe:
 def _set(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals:
-        raise ValueError(f"--set takes path=value, such as tuning.epochs=4; got {override!r}")
+        raise ValueError(f"--set takes path=value, such as stages.0.epochs=4; got {override!r}")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
     *tables, last = key.strip().split(".")
-    for table in tables:
-        tree = tree.setdefault(table, {})
-        if not isinstance(tree, dict):
-            raise ValueError(f"--set {override}: {table} is a value, not a table")
-    tree[last] = value
+    place: Any = tree
+    for name in tables:
+        if isinstance(place, list):
+            place = place[_index(place, name, override)]
+        else:
+            place = place.setdefault(name, {})
+        if not isinstance(place, dict | list):
+            raise ValueError(f"--set {override}: {name} is a value, not a table")
+    if isinstance(place, list):
+        place[_index(place, last, override)] = value
+    else:
+        place[last] = value
+
+
+def _index(items: list[Any], text: str, override: str) -> int:
+    if not text.isdecimal() or int(text) >= len(items):
+        raise ValueError(
+            f"--set {override}: {text!r} is none of the numbers 0 to {len(items) - 1} of that list"
+        )
+    return int(text)
 
 
 def _explain(problem: Any) -> str:
     """One validation problem as path, fault and allowed keys."""
-    path = [str(part) for part in problem["loc"]]
-    where = ".".join(path) or "recipe"
+    path = list(problem["loc"])
+    model: type[BaseModel] = Recipe
+    if path[:1] == ["stages"] and len(path) > 2:
+        model = STAGES[path.pop(2)]  # pydantic tells which kind of stage it took it for
+        inner = path[2:]
+    else:
+        inner = path
+    where = ".".join(map(str, path)) or "recipe"
+    if problem["type"] == "union_tag_not_found":
+        return f"{where}: data is missing; give data = {' or '.join(map(repr, STAGES))}"
     if problem["type"] != "extra_forbidden":
         return f"{where}: {problem['msg'].removeprefix('Value error, ')} (got {problem['input']!r})"
-    model: type[BaseModel] = Recipe
-    for part in path[:-1]:
+    for part in inner[:-1]:
         annotation = model.model_fields[part].annotation
         assert isinstance(annotation, type)
         assert issubclass(annotation, BaseModel)

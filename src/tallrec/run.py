@@ -4,7 +4,8 @@ runs/demo/
   recipe.toml        everything that decides what was computed
   run.json           code, libraries, machine, data hashes, backbone, command
   data/              the prepared folder, where the recipe made it
-  seed-0/            one folder a seed: shots.parquet, adapter/, metrics.jsonl, scores.parquet
+  stage-0/           one folder a stage on instructions, for all seeds: adapter/, metrics.jsonl
+  seed-0/            one folder a seed: adapter/, metrics.jsonl, scores.parquet
   report.md, report.json, roc.png, calibration.png
 """
 
@@ -54,10 +55,20 @@ class RunDir:
         """The folder of one seed."""
         return self.path / f"seed-{seed}"
 
+    def stage(self, number: int) -> Path:
+        """The folder of a stage on instructions."""
+        return self.path / f"stage-{number}"
+
+    def adapter(self, seed: int) -> Path:
+        """The adapter of a seed: its own or, without a stage on shots, the one all seeds share."""
+        if self.recipe.shots_stage is None:
+            return self.stage(len(self.recipe.stages) - 1) / "adapter"
+        return self.seed(seed) / "adapter"
+
     @property
     def tuned(self) -> bool:
         """Whether every seed has its adapter."""
-        return all((self.seed(seed) / "adapter").is_dir() for seed in self.recipe.seeds)
+        return all(self.adapter(seed).is_dir() for seed in self.recipe.seeds)
 
 
 def create_run(path: Path, recipe: Recipe) -> RunDir:

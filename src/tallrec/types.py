@@ -32,6 +32,14 @@ class Item(NamedTuple):
     creator: str | None = None
 
 
+class Instruction(NamedTuple):
+    """A task in words, what it is about (often nothing) and the wanted response."""
+
+    instruction: str
+    input: str
+    output: str
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One question: will this user like the target?

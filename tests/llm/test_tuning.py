@@ -16,7 +16,9 @@ from tallrec.llm.checkpoints import last_checkpoint
 from tallrec.llm.loss import LOSSES, collate, count_labels
 from tallrec.llm.scoring import score_rows
 from tallrec.llm.tuning import TuningError, TuningOptions, target_auc, tune
-from tallrec.prompts.answers import TokenRow
+from tallrec.prompts.answers import Answers, TokenRow
+from tallrec.prompts.responses import encode_instructions
+from tallrec.types import Instruction
 from tests.llm.helpers import generous_splits, scorer_for
 from tests.llm.tune_tiny import STEPS, shots, tune_tiny, unlike
 
@@ -42,7 +44,7 @@ def test_planted_taste_is_learnt_from_other_users(backbone, tmp_path, template, 
     scorer = scorer_for(backbone, model, template)
     options = TuningOptions(epochs=2, learning_rate=5e-3, batch_size=16, micro_batch=16)
     rows = scorer.encode(splits.train[np.random.default_rng(0).permutation(360)[:n]])
-    tune(model, backbone.tokenizer, rows, scorer.answers, options, folder=tmp_path)
+    tune(model, rows, scorer.answers, options, folder=tmp_path)
     test = splits.test
     assert METRICS["auc"](test.labels, scorer(test), test.users) > 0.9
 
@@ -94,7 +96,7 @@ def test_micro_batches_add_up_to_the_batch(tiny_folder, tmp_path, loss):
 def test_the_answer_loss_is_the_cross_entropy_of_yes_and_no(backbone):
     scorer = scorer_for(backbone)
     rows = scorer.encode(shots()[:3])
-    batch = collate(rows, None)
+    batch = collate(rows, "answers")
     expected = []
     with torch.no_grad():
         for row in rows:
@@ -130,18 +132,36 @@ def test_the_loss_on_all_tokens_is_the_models_own(backbone, tiny_folder, tmp_pat
 
 def test_collate():
     rows = [TokenRow([5, 6, 7, 8], [0, 2], [True, False]), TokenRow([5, 9], [0], [False])]
-    batch = {name: tensor.tolist() for name, tensor in collate(rows, None).items()}
+    batch = {name: tensor.tolist() for name, tensor in collate(rows, "all-tokens").items()}
     assert batch == {
         "ids_bt": [[5, 6, 7, 8], [5, 9, 0, 0]],
         "at_n2": [[0, 0], [0, 2], [1, 0]],
         "likes_n": [True, False, False],
         "labels_bt": [[5, 6, 7, 8], [5, 9, -100, -100]],
     }
-    with_end = collate(rows, 2)
-    assert with_end["ids_bt"].tolist() == [[5, 6, 7, 8, 2], [5, 9, 2, 0, 0]]
-    assert with_end["labels_bt"].tolist() == [[5, 6, 7, 8, 2], [5, 9, 2, -100, -100]]
-    assert count_labels(with_end, "answers") == 3
-    assert count_labels(with_end, "all-tokens") == 4 + 2
+    assert count_labels(collate(rows, "answers"), "answers") == 3
+    assert count_labels(collate(rows, "all-tokens"), "all-tokens") == 3 + 1
+    response = collate([*rows, TokenRow([5, 6, 7], [0], [])], "response")
+    assert response["labels_bt"].tolist() == [
+        [-100, -100, -100, 8],
+        [-100, 9, -100, -100],
+        [-100, 6, 7, -100],
+    ]
+    assert count_labels(response, "response") == 4
+
+
+def test_the_loss_on_the_response_is_the_cross_entropy_of_its_tokens(backbone):
+    records = [Instruction("Name a colour.", "", "Blue"), Instruction("Add.", "1, 2", "It is 3.")]
+    rows = encode_instructions(backbone.tokenizer, records, max_tokens=512)
+    expected = []
+    with torch.no_grad():
+        for row in rows:
+            logits = backbone.model(input_ids=torch.tensor([row.ids])).logits[0].log_softmax(-1)
+            (position,) = row.positions
+            wanted = row.ids[position + 1 :]
+            expected += [-float(logits[position + i, id_]) for i, id_ in enumerate(wanted)]
+        loss = LOSSES["response"](backbone.model, collate(rows, "response"), Answers(5, 9))
+    assert float(loss) == pytest.approx(np.mean(expected), abs=1e-5)
 
 
 def test_early_stopping_keeps_the_best_weights(tiny_folder, tmp_path):
@@ -260,7 +280,7 @@ def test_what_cannot_be_tuned_is_refused_before_anything_is_written(tiny_folder,
         ({"valid": unlabelled}, "some rows have no label"),
         ({"valid": likes}, "validation rows are all likes or all dislikes"),
         ({"batch_size": 6}, "batch_size (6) must be a multiple of micro_batch (4)"),
-        ({"loss": "hinge"}, "loss must be one of answers, all-tokens; got 'hinge'"),
+        ({"loss": "hinge"}, "loss must be one of answers, response, all-tokens; got 'hinge'"),
     ):
         assert message in refused(tiny_folder, tmp_path / "run", **changes)
 

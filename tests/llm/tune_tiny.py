@@ -7,6 +7,7 @@ from pathlib import Path
 from tallrec.llm.adapter import attach_lora, save_adapter
 from tallrec.llm.backbone import load_backbone
 from tallrec.llm.tuning import TuningOptions, tune
+from tallrec.prompts.responses import ended
 from tallrec.types import Samples
 from tests.llm.helpers import card_of, generous_splits, scorer_for
 
@@ -38,10 +39,12 @@ def tune_tiny(
     backbone = load_backbone(model_folder, name="tiny", dtype="float32", device="cpu")
     model = attach_lora(backbone, dropout=dropout, targets=("all-linear",))
     scorer = scorer_for(backbone, model)
+    rows = scorer.encode(shots() if samples is None else samples)
+    if options.get("loss", "answers") != "answers":
+        rows = ended(rows, backbone.tokenizer.eos_token_id)
     log = tune(
         model,
-        backbone.tokenizer,
-        scorer.encode(shots() if samples is None else samples),
+        rows,
         scorer.answers,
         TuningOptions(**{**OPTIONS, **options}),
         folder=folder,

@@ -176,7 +176,7 @@ def read_card(folder: Path) -> AdapterCard:
 
 
 def load_adapter(backbone: Backbone, folder: Path) -> PeftModel:
-    """Loads an adapter on the backbone it was tuned on.
+    """Loads an adapter of tallrec on the backbone it was tuned on.
 
     Args:
         backbone: The base model, without another adapter.
@@ -186,16 +186,50 @@ def load_adapter(backbone: Backbone, folder: Path) -> PeftModel:
         ValueError: If the adapter belongs to other base weights, or if its tensors are missing,
             superfluous, zero or not finite.
     """
-    _require_bare(backbone)
+    _check_card(backbone, folder)
+    return _load(backbone, folder).eval()
+
+
+def continue_adapter(backbone: Backbone, folder: Path, *, seed: int = 0) -> PeftModel:
+    """Loads an adapter to tune it further: one of tallrec, or any LoRA adapter of plain PEFT.
+
+    Rank, scale, dropout and target modules are those of the adapter.
+
+    Args:
+        backbone: The base model, without another adapter.
+        folder: An adapter folder; its card is checked if it has one.
+        seed: Seeds dropout, as in `attach_lora`.
+
+    Raises:
+        ValueError: As `load_adapter`.
+    """
+    if (folder / _CARD).exists():
+        _check_card(backbone, folder)
+    torch.manual_seed(seed)
+    return _load(backbone, folder)
+
+
+def _check_card(backbone: Backbone, folder: Path) -> None:
     card = read_card(folder)
     if card.fingerprint != backbone.fingerprint:
         raise ValueError(
             f"the adapter in {folder} was tuned on {card.backbone} ({card.fingerprint[:19]}...), "
             f"not on {backbone.name} ({backbone.fingerprint[:19]}...): load that backbone"
         )
+
+
+def _load(backbone: Backbone, folder: Path) -> PeftModel:
+    _require_bare(backbone)
     saved = _read_tensors(folder / _WEIGHTS)
     check_weights(saved, str(folder))
-    model = _wrap(backbone, _read_config(folder))
+    config = _read_config(folder)
+    try:
+        model = _wrap(backbone, config)
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"the adapter in {folder} does not fit {backbone.name}: {reason}"
+        ) from None
     wanted = get_peft_model_state_dict(model, save_embedding_layers=False)
     misfits = sorted(
         name
@@ -209,7 +243,7 @@ def load_adapter(backbone: Backbone, folder: Path) -> PeftModel:
             f"missing, have no place or another shape, such as {misfits[0]}"
         )
     set_peft_model_state_dict(model, saved)
-    return model.eval()
+    return model
 
 
 def check_weights(tensors: dict[str, Tensor], where: str) -> None:
@@ -239,6 +273,7 @@ def _read_config(folder: Path) -> PeftConfig:
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"the adapter's configuration cannot be read: {path}: {error}") from None
     config.base_model_name_or_path = None  # the card has told; PEFT would warn of another path
+    config.inference_mode = False  # as saved, PEFT would freeze it
     return config
 
 

@@ -32,7 +32,6 @@ from tallrec.types import FloatArray
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import PreTrainedTokenizerBase
 
 _CHECKPOINTS = 20  # a killed run loses at most this part of it; with validation, an epoch
 _EXPLODED = 20.0  # nats a label above the first loss; log(vocabulary) is about 11
@@ -74,7 +73,6 @@ class TuningError(ValueError):
 
 def tune(
     model: PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[TokenRow],
     answers: Answers,
     options: TuningOptions,
@@ -87,8 +85,7 @@ def tune(
 
     Args:
         model: A backbone with a trainable adapter.
-        tokenizer: Gives the end token that the loss on all tokens learns.
-        rows: What to learn, every label known.
+        rows: What to learn, every label known; with an end token where that shall be learnt too.
         answers: The verbalizer.
         options: How to tune.
         folder: Checkpoints and `metrics.jsonl` are written here; checkpoints found here are
@@ -112,12 +109,11 @@ def tune(
     arguments = _arguments(
         checkpoints, options, epochs, len(rows), bool(valid), use_cpu=model.device.type == "cpu"
     )
-    eos = tokenizer.eos_token_id if options.loss == "all-tokens" else None
     trainer = _RecommendationTrainer(
         model,
         arguments,
         list(rows),
-        partial(collate, eos=eos),
+        partial(collate, loss=options.loss),
         answers,
         options,
         valid,
@@ -155,8 +151,10 @@ def _check(rows: Sequence[TokenRow], valid: Sequence[TokenRow], options: TuningO
         )
     if not rows:
         raise TuningError("there is nothing to tune on: give at least one shot")
-    if None in {row.likes[-1] for row in (*rows, *valid)}:
+    if any(None in row.likes[-1:] for row in (*rows, *valid)):
         raise TuningError("some rows have no label: tune and validate on labelled samples")
+    if options.loss == "answers" and not all(row.likes for row in rows):
+        raise TuningError("general instructions have no answers: use the loss response")
     if valid and len({row.likes[-1] for row in valid}) < 2:
         raise TuningError(
             "the validation rows are all likes or all dislikes, which gives no AUC to stop on: "

@@ -18,7 +18,7 @@ from tallrec.types import Item, Sample
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_CHUNK = 256  # rows tokenized at once: their offsets take more memory than their tokens
+CHUNK = 256  # rows tokenized at once: their offsets take more memory than their tokens
 _PROBE = Sample("", ((Item("", "A"), True), (Item("", "B"), False)), Item("", "C"))
 
 
@@ -50,7 +50,8 @@ class TokenRow:
         positions: Index of the token after which the model must predict each answer; the last
             belongs to the target. The answer's token stands at `position + 1`.
         likes: The answer at each position; the last is None where it is not known (then the
-            tokens after the last position are a placeholder).
+            tokens after the last position are a placeholder). Empty for a general instruction,
+            whose response is no Yes or No.
         dropped: How many of the oldest history items did not fit.
     """
 
@@ -76,14 +77,14 @@ def resolve_answers(tokenizer: PreTrainedTokenizerBase, template: Template, doma
     Raises:
         ValueError: If no single token tells the answers apart there; the tokens are named.
     """
-    _require_offsets(tokenizer)
+    require_offsets(tokenizer)
     prompt = template.render(_PROBE, domain)
     text, slots = _join(template, prompt)
     start, piece = slots[-1], prompt.pieces[-1]
     texts = [text[:start] + answer for answer in (template.yes, template.no)]
     yes, no = (
         row.ids[_first_tokens(tokenizer, row, [start], [piece])[0] :]
-        for row in _tokenize(tokenizer, texts)
+        for row in tokenize(tokenizer, texts)
     )
     lead = [a for a, b in takewhile(lambda pair: pair[0] == pair[1], zip(yes, no, strict=False))]
     n = len(lead)
@@ -124,14 +125,14 @@ def encode(
     encode_all = partial(_encode_all, tokenizer, template, answers, domain)
     rows: list[TokenRow] = []
     remaining = iter(samples)
-    while chunk := list(islice(remaining, _CHUNK)):
+    while chunk := list(islice(remaining, CHUNK)):
         pairs = zip(chunk, encode_all(chunk), strict=True)
         rows += [_fitted(sample, row, encode_all, max_tokens) for sample, row in pairs]
     return rows
 
 
 @dataclass(frozen=True, slots=True)
-class _Tokens:
+class Tokens:
     """Token ids of a text, and which characters each stands for."""
 
     ids: list[int]
@@ -150,7 +151,7 @@ def _encode_all(
     special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
     rows = []
     for prompt, (text, slots), tokens in zip(
-        prompts, joined, _tokenize(tokenizer, [text for text, _ in joined]), strict=True
+        prompts, joined, tokenize(tokenizer, [text for text, _ in joined]), strict=True
     ):
         _refuse_special(tokenizer, special, tokens, text)
         firsts = _first_tokens(tokenizer, tokens, slots, prompt.pieces)
@@ -197,14 +198,15 @@ def _join(template: Template, prompt: Prompt) -> tuple[str, list[int]]:
     return text, slots
 
 
-def _tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[_Tokens]:
+def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[Tokens]:
+    """Tokenizes texts; none of their characters becomes one of the tokenizer's special tokens."""
     # A title that spells a special token ("</s>") must not become one.
     batch = tokenizer(texts, return_offsets_mapping=True, split_special_tokens=True, verbose=False)
-    return [_Tokens(*row) for row in zip(batch["input_ids"], batch["offset_mapping"], strict=True)]
+    return [Tokens(*row) for row in zip(batch["input_ids"], batch["offset_mapping"], strict=True)]
 
 
 def _first_tokens(
-    tokenizer: PreTrainedTokenizerBase, tokens: _Tokens, slots: list[int], pieces: Sequence[str]
+    tokenizer: PreTrainedTokenizerBase, tokens: Tokens, slots: list[int], pieces: Sequence[str]
 ) -> list[int]:
     """The first token of the answer at each slot; slots ascend, and follow their pieces."""
     firsts, i = [], 0
@@ -224,7 +226,7 @@ def _first_tokens(
 
 
 def _refuse_special(
-    tokenizer: PreTrainedTokenizerBase, special: set[int], tokens: _Tokens, text: str
+    tokenizer: PreTrainedTokenizerBase, special: set[int], tokens: Tokens, text: str
 ) -> None:
     """Unigram tokenizers find special tokens in plain text too, whatever they are told."""
     for id_, (start, end) in zip(tokens.ids, tokens.offsets, strict=True):
@@ -235,7 +237,12 @@ def _refuse_special(
             )
 
 
-def _require_offsets(tokenizer: PreTrainedTokenizerBase) -> None:
+def require_offsets(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuses a tokenizer that cannot say which characters a token stands for.
+
+    Raises:
+        ValueError: If it is not a fast one.
+    """
     if not tokenizer.is_fast:
         raise ValueError(
             f"{type(tokenizer).__name__} gives no character offsets, which place the answers: "

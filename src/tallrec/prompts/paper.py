@@ -6,13 +6,10 @@ prompt carries a stray `# noqa: E501` comment of its source file; `paper-clean` 
 
 from __future__ import annotations
 
+from tallrec.prompts.alpaca import instruction_prompt
 from tallrec.prompts.text import Prompt, clean, quoted
 from tallrec.types import Sample
 
-_HEADER = (
-    "Below is an instruction that describes a task, paired with an input that provides further "
-    "context. Write a response that appropriately completes the request."
-)
 _STRAY = "  # noqa: E501"
 
 
@@ -37,19 +34,16 @@ def paper_record(sample: Sample, domain: str) -> dict[str, str]:
 
 def render_paper(sample: Sample, domain: str) -> Prompt:
     """The released prompt, stray comment included; one answer, after `### Response:`."""
-    return _render(sample, domain, _HEADER + _STRAY)
+    return _render(sample, domain, _STRAY)
 
 
 def render_paper_clean(sample: Sample, domain: str) -> Prompt:
     """The released prompt without its stray comment."""
-    return _render(sample, domain, _HEADER)
+    return _render(sample, domain)
 
 
-def _render(sample: Sample, domain: str, header: str) -> Prompt:
-    text = (
-        f"{header}\n\n### Instruction:\n{_instruction(domain)}\n\n"
-        f"### Input:\n{_input(sample, domain)}\n\n### Response:\n"
-    )
+def _render(sample: Sample, domain: str, aside: str = "") -> Prompt:
+    text = instruction_prompt(_instruction(domain), _input(sample, domain), aside=aside)
     return Prompt((text,), (sample.liked,))
 
 

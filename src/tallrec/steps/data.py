@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import snapshot_download
+
 from tallrec.assets import ASSETS, fetch
 from tallrec.data import DATASETS
 from tallrec.data.audit import audit, audit_markdown
+from tallrec.data.instructions import READERS
 from tallrec.data.prepared import PreparedInfo, read_prepared, write_prepared
 from tallrec.data.samples import build_samples
 from tallrec.data.splits import SPLITS
@@ -124,3 +128,31 @@ def write_paper_json(folder: Path, splits: Splits, domain: str) -> None:
 def backbone_source(source: str, *, say: Say = print) -> str | Path:
     """The folder of an embedded backbone, fetched if need be; any other source as it is."""
     return fetch(source, on_terms=say) if source in ASSETS else source
+
+
+def instructions_source(source: str) -> Path:
+    """The file or folder of instruction records; a data set of the hub is downloaded.
+
+    Raises:
+        ValueError: If there is neither such a path nor such a data set.
+    """
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or path.suffix in READERS:
+        raise ValueError(f"there is no file or folder of instructions at {source}")
+    try:
+        return Path(
+            snapshot_download(
+                source,
+                repo_type="dataset",
+                allow_patterns=[f"*{suffix}" for suffix in READERS],
+                etag_timeout=10,
+            )
+        )
+    except Exception as error:  # of whatever HTTP library the hub's client uses
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(
+            f"there is no file or folder {source}, and no data set of that name could be fetched "
+            f"from the Hugging Face hub: {reason}"
+        ) from error

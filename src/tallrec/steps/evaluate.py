@@ -33,7 +33,8 @@ from tallrec.progress import shown
 from tallrec.recommend import recommend
 from tallrec.run import RunDir, open_run
 from tallrec.steps.data import Say
-from tallrec.steps.tune import load, scorer_of, shots_of
+from tallrec.steps.stages import scorer_of
+from tallrec.steps.tune import load, shots_of
 from tallrec.types import PARTS, FloatArray, Samples
 
 
@@ -182,7 +183,7 @@ def _finished(path: Path) -> RunDir:
 
 @contextmanager
 def _scorer(run: RunDir, backbone: Backbone, seed: int, domain: str) -> Iterator[LlmScorer]:
-    model = load_adapter(backbone, run.seed(seed) / "adapter")
+    model = load_adapter(backbone, run.adapter(seed))
     try:
         yield scorer_of(run.recipe, backbone, model, domain)
     finally:
@@ -254,6 +255,19 @@ def _name(run: RunDir) -> str:
     return f"{run.recipe.backbone.source}, {run.recipe.template}"
 
 
+def _stages(run: RunDir) -> str:
+    """What was tuned on, in words; a stage on instructions that was left out is named too."""
+    recipe = run.recipe
+    stages = [f"instructions ({Path(stage.source).name})" for stage in recipe.instruction_stages]
+    if recipe.backbone.adapter is not None:
+        stages.insert(0, f"from the adapter {recipe.backbone.adapter}")
+    elif not stages and run.info["backbone"]["chat_template"]:
+        stages.append("no instructions (the backbone is instruction-tuned: it has a chat template)")
+    elif not stages:
+        stages.append("no instructions")
+    return ", then ".join([*stages, *(["shots"] if recipe.shots_stage else [])])
+
+
 def _metadata(run: RunDir, prepared: Prepared, part: str) -> dict[str, Any]:
     recipe, info = run.recipe, run.info
     questions = _table(prepared.splits.parts()[part]).write_csv()
@@ -265,7 +279,8 @@ def _metadata(run: RunDir, prepared: Prepared, part: str) -> dict[str, Any]:
         "part": part,
         "backbone": recipe.backbone.source,
         "template": recipe.template,
-        "shots": recipe.shots.count,
+        "stages": _stages(run),
+        "shots": recipe.shots.count if recipe.shots_stage else 0,
         "seeds": list(recipe.seeds),
         "validation": recipe.shots.validation,
         "tuning_seconds": [facts["seconds"] for facts in info["tuning"].values()],

@@ -1,35 +1,18 @@
-"""The tuning step: shots in, a proven adapter out, for each seed of a recipe."""
+"""The tuning step: the stages of a recipe, one after the other, for each of its seeds."""
 
 from __future__ import annotations
 
-import shutil
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from tallrec.data.prepared import Prepared, read_prepared
 from tallrec.data.samples import draw_shots, reorder
-from tallrec.llm.adapter import AdapterCard, attach_lora, load_adapter, save_adapter
 from tallrec.llm.backbone import Backbone, load_backbone
-from tallrec.llm.scoring import LlmScorer
-from tallrec.llm.tuning import TuningOptions, tune
-from tallrec.progress import shown
-from tallrec.prompts import get_template
-from tallrec.prompts.answers import resolve_answers
-from tallrec.recipe import Recipe
+from tallrec.prompts.responses import ended
+from tallrec.recipe import Recipe, ShotsStage
 from tallrec.run import RunDir, create_run
 from tallrec.steps.data import Say, backbone_source, prepare_recipe
+from tallrec.steps.stages import Workbench, instruction_rows, probe_of, tune_stage
 from tallrec.types import Samples
-
-if TYPE_CHECKING:
-    from peft import PeftModel
-    from transformers import PreTrainedModel
-
-_PROBE_ROWS = 8
-# Reloaded weights are the same bits, but batches of other shapes round differently in bfloat16.
-_RELOAD_TOLERANCE = 1e-3
 
 
 def tune_recipe(
@@ -40,7 +23,9 @@ def tune_recipe(
     backbone: Backbone | None = None,
     say: Say = print,
 ) -> RunDir:
-    """Tunes one adapter for each seed of a recipe; continues a run that was cut off.
+    """Tunes the stages of a recipe for each of its seeds; continues a run that was cut off.
+
+    Stages on instructions do not depend on shots and are tuned once for all seeds.
 
     Args:
         recipe: What to do.
@@ -66,11 +51,17 @@ def tune_recipe(
             "fingerprint": backbone.fingerprint,
             "dtype": str(backbone.model.dtype).removeprefix("torch."),
             "device": str(backbone.model.device),
+            "chat_template": bool(backbone.tokenizer.chat_template),
         },
     )
-    for seed in recipe.seeds:
-        if not (run.seed(seed) / "adapter").is_dir():
-            _tune_seed(run, backbone, prepared, seed, say)
+    bench = Workbench(
+        recipe, backbone, prepared.info.domain, probe_of(prepared.splits.train), say=say
+    )
+    start = _tune_instructions(run, bench)
+    if recipe.shots_stage is not None:
+        for seed in recipe.seeds:
+            if not run.adapter(seed).is_dir():
+                _tune_shots(run, bench, recipe.shots_stage, prepared, seed, start)
     return run
 
 
@@ -83,23 +74,6 @@ def load(recipe: Recipe, *, say: Say = print) -> Backbone:
         name=source,
         dtype=recipe.backbone.dtype,
         device=recipe.backbone.device,
-    )
-
-
-def scorer_of(
-    recipe: Recipe, backbone: Backbone, model: PreTrainedModel | PeftModel, domain: str
-) -> LlmScorer:
-    """The scorer of a recipe around a loaded model, with or without an adapter."""
-    template = get_template(recipe.template)
-    return LlmScorer(
-        model=model,
-        tokenizer=backbone.tokenizer,
-        template=template,
-        answers=resolve_answers(backbone.tokenizer, template, domain),
-        domain=domain,
-        max_tokens=min(recipe.backbone.max_tokens, backbone.max_positions),
-        ordering=recipe.evaluation.ordering,
-        batch_tokens=recipe.evaluation.batch_tokens,
     )
 
 
@@ -121,85 +95,55 @@ def shots_of(recipe: Recipe, prepared: Prepared, seed: int) -> tuple[Samples, Sa
     return shots[: len(shots) - held_out], shots[len(shots) - held_out :]
 
 
-def _tune_seed(run: RunDir, backbone: Backbone, prepared: Prepared, seed: int, say: Say) -> None:
-    recipe, folder = run.recipe, run.seed(seed)
-    folder.mkdir(exist_ok=True)
+def _tune_instructions(run: RunDir, bench: Workbench) -> Path | None:
+    """Tunes the stages that all seeds share; returns the adapter that seeds go on from."""
+    start = bench.recipe.backbone.adapter
+    latest = Path(start) if start is not None else None
+    for number, stage in enumerate(bench.recipe.instruction_stages):
+        folder = run.stage(number)
+        if not (folder / "adapter").is_dir():
+            rows, found = instruction_rows(bench, stage)
+            bench.say(
+                f"Tuning on {len(rows)} instructions of {stage.source} "
+                f"({found['too_long']} left out as too long), shared by all seeds"
+            )
+            facts = tune_stage(
+                bench, stage, folder, rows, seed=stage.seed, start=latest, title="Instructions"
+            )
+            _record(run, folder, facts | found)
+        latest = folder / "adapter"
+    return latest
+
+
+def _tune_shots(
+    run: RunDir,
+    bench: Workbench,
+    stage: ShotsStage,
+    prepared: Prepared,
+    seed: int,
+    start: Path | None,
+) -> None:
+    recipe, tokenizer = bench.recipe, bench.backbone.tokenizer
     shots, valid = shots_of(recipe, prepared, seed)
-    lora = recipe.lora
-    model = attach_lora(
-        backbone,
-        rank=lora.rank,
-        alpha=lora.alpha,
-        dropout=lora.dropout,
-        targets=lora.targets,
-        seed=seed,
-    )
-    scorer = scorer_of(recipe, backbone, model, prepared.info.domain)
+    scorer = bench.scorer(bench.backbone.model)
     rows = scorer.encode(reorder(shots, recipe.shots.orders, seed=seed))
-    say(
+    bench.say(
         f"Tuning on {len(rows)} rows ({sum(len(row.positions) for row in rows)} answers, "
         f"{sum(row.dropped for row in rows)} history items dropped), seed {seed}"
     )
-    started = time.monotonic()
-    with shown("Tuning") as on_progress:
-        log = tune(
-            model,
-            backbone.tokenizer,
-            rows,
-            scorer.answers,
-            TuningOptions(**recipe.tuning.model_dump(), seed=seed),
-            folder=folder,
-            valid=scorer.encode(valid) if valid else (),
-            on_progress=on_progress,
-        )
-    seconds = time.monotonic() - started
-    probe = prepared.splits.train[:_PROBE_ROWS]
-    before = scorer(probe)
-    save_adapter(model, folder / "adapter.new", _card(backbone, scorer))
-    model.unload()
-    _prove(recipe, backbone, prepared.info.domain, folder / "adapter.new", probe, before)
-    (folder / "adapter.new").replace(folder / "adapter")
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    aucs = [entry["eval_auc"] for entry in log if "eval_auc" in entry]
-    facts = {
-        "seconds": round(seconds, 1),
-        "rows": len(rows),
-        "validation_rows": len(valid) if valid else 0,
-        "dropped_history_items": sum(row.dropped for row in rows),
-        "best_validation_auc": max(aucs, default=None),
-    }
-    run.add(tuning=run.info.get("tuning", {}) | {str(seed): facts})
-
-
-def _card(backbone: Backbone, scorer: LlmScorer) -> AdapterCard:
-    return AdapterCard(
-        backbone=backbone.name,
-        fingerprint=backbone.fingerprint,
-        template=scorer.template.name,
-        domain=scorer.domain,
-        yes=scorer.template.yes,
-        no=scorer.template.no,
-        yes_id=scorer.answers.yes,
-        no_id=scorer.answers.no,
-        max_tokens=scorer.max_tokens,
+    if stage.loss != "answers":
+        rows = ended(rows, tokenizer.eos_token_id)
+    facts = tune_stage(
+        bench,
+        stage,
+        run.seed(seed),
+        rows,
+        seed=seed,
+        start=start,
+        valid=scorer.encode(valid) if valid else None,
     )
+    _record(run, run.seed(seed), facts)
 
 
-def _prove(
-    recipe: Recipe,
-    backbone: Backbone,
-    domain: str,
-    folder: Path,
-    probe: Samples,
-    before: np.ndarray,
-) -> None:
-    """Loads what was saved and compares its scores with those of the tuned model."""
-    model = load_adapter(backbone, folder)
-    after = scorer_of(recipe, backbone, model, domain)(probe)
-    model.unload()
-    worst = float(np.abs(after - before).max())
-    if not worst <= _RELOAD_TOLERANCE:
-        raise ValueError(
-            f"the adapter saved in {folder} does not give back the tuned model's scores (off by "
-            f"{worst:.3g}); the run keeps its checkpoints: tune again to continue it"
-        )
+def _record(run: RunDir, folder: Path, facts: dict[str, object]) -> None:
+    run.add(tuning=run.info.get("tuning", {}) | {folder.name: facts})
