@@ -96,7 +96,8 @@ def test_a_path_that_is_not_there(source):
 
 
 @pytest.mark.parametrize("source", ["nope", "runs/nope"])
-def test_what_may_be_a_hub_id_fails_fast_too_where_no_hub_answers(source, monkeypatch):
+def test_what_may_be_a_hub_id_fails_fast_too_where_no_hub_answers(source, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # where no folder is called like the id
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     started = time.monotonic()
     with pytest.raises(ValueError, match=f"{source} is neither a folder .* hub does not answer"):

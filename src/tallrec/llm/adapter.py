@@ -187,7 +187,7 @@ def load_adapter(backbone: Backbone, folder: Path) -> PeftModel:
             superfluous, zero or not finite.
     """
     _check_card(backbone, folder)
-    return _load(backbone, folder).eval()
+    return _load(backbone, folder, frozen=True).eval()
 
 
 def continue_adapter(backbone: Backbone, folder: Path, *, seed: int = 0) -> PeftModel:
@@ -206,7 +206,7 @@ def continue_adapter(backbone: Backbone, folder: Path, *, seed: int = 0) -> Peft
     if (folder / _CARD).exists():
         _check_card(backbone, folder)
     torch.manual_seed(seed)
-    return _load(backbone, folder)
+    return _load(backbone, folder, frozen=False)
 
 
 def _check_card(backbone: Backbone, folder: Path) -> None:
@@ -218,11 +218,12 @@ def _check_card(backbone: Backbone, folder: Path) -> None:
         )
 
 
-def _load(backbone: Backbone, folder: Path) -> PeftModel:
+def _load(backbone: Backbone, folder: Path, *, frozen: bool) -> PeftModel:
     _require_bare(backbone)
     saved = _read_tensors(folder / _WEIGHTS)
     check_weights(saved, str(folder))
     config = _read_config(folder)
+    config.inference_mode = frozen
     try:
         model = _wrap(backbone, config)
     except ValueError as error:
@@ -273,7 +274,6 @@ def _read_config(folder: Path) -> PeftConfig:
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"the adapter's configuration cannot be read: {path}: {error}") from None
     config.base_model_name_or_path = None  # the card has told; PEFT would warn of another path
-    config.inference_mode = False  # as saved, PEFT would freeze it
     return config
 
 
