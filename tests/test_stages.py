@@ -126,7 +126,12 @@ def test_an_adapter_that_does_not_fit_is_refused_and_leaves_no_trace(tiny_folder
     attach_lora(backbone)
 
 
-def test_instructions_that_are_not_there_are_named(world, tiny_folder, tmp_path):
-    recipe = recipe_of(world, tiny_folder, STAGES.format(source=tmp_path / "none.json"))
-    with pytest.raises(ValueError, match=r"no file or folder of instructions at .*none\.json"):
-        tune_recipe(recipe, tmp_path / "run", data=world / "data", say=silent)
+def test_a_mistyped_path_is_named_before_anything_is_written(world, tiny_folder, tmp_path):
+    for stages, settings, message in (
+        (STAGES.format(source=tmp_path / "none.json"), (), r"of instructions at .*none\.json"),
+        ('[{data="shots"}]', ("backbone.adapter=nowhere",), "no adapter folder nowhere"),
+    ):
+        recipe = recipe_of(world, tiny_folder, stages, *settings)
+        with pytest.raises(ValueError, match=message):
+            tune_recipe(recipe, tmp_path / "run", data=world / "data", say=silent)
+        assert not (tmp_path / "run").exists()

@@ -10,7 +10,7 @@ from tallrec.llm.backbone import Backbone, load_backbone
 from tallrec.prompts.responses import ended
 from tallrec.recipe import Recipe, ShotsStage
 from tallrec.run import RunDir, create_run
-from tallrec.steps.data import Say, backbone_source, prepare_recipe
+from tallrec.steps.data import Say, backbone_source, instructions_source, prepare_recipe
 from tallrec.steps.stages import Workbench, instruction_rows, probe_of, tune_stage
 from tallrec.types import Samples
 
@@ -37,6 +37,7 @@ def tune_recipe(
     Raises:
         ValueError: If something is not right; see the steps that raise it.
     """
+    _check_sources(recipe)
     run = create_run(out, recipe)
     folder = data or prepare_recipe(recipe.data, out / "data", say=say)
     prepared = read_prepared(folder)
@@ -63,6 +64,15 @@ def tune_recipe(
             if not run.adapter(seed).is_dir():
                 _tune_shots(run, bench, recipe.shots_stage, prepared, seed, start)
     return run
+
+
+def _check_sources(recipe: Recipe) -> None:
+    """Finds a mistyped path before anything is written or loaded."""
+    start = recipe.backbone.adapter
+    if start is not None and not Path(start).is_dir():
+        raise ValueError(f"there is no adapter folder {start} to go on from")
+    for stage in recipe.instruction_stages:
+        instructions_source(stage.source)
 
 
 def load(recipe: Recipe, *, say: Say = print) -> Backbone:
