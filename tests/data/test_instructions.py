@@ -74,7 +74,7 @@ def test_input_may_be_missing_or_null(tmp_path):
         ("[]", "holds no record with an output"),
         ('"a"', "does not hold a list of records"),
         ("[\n{]", "line 2 is not JSON"),
-        ('{"instruction": "a", "output": "b"}\n{', "line 2 is not JSON"),
+        ('{"instruction": "a", "output": "b"}\n{', "row 2 is not JSON"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_place(tmp_path, text, message):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from tallrec.data.reading import json_value
 from tallrec.types import Instruction
 
 _KEYS = ("instruction", "input", "output")
@@ -110,13 +111,9 @@ def _read_jsonl(path: Path) -> Iterable[Any]:
 
 
 def _lines(path: Path, text: str) -> Iterator[Any]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number} is not JSON: {error.msg}") from None
+    for row, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield json_value(path, row, line)
 
 
 def _read_parquet(path: Path) -> Iterable[Any]:

@@ -195,13 +195,23 @@ def _open_json(path: Path, plain: Path) -> Table:
 
 
 def _json_object(path: Path, row: int, line: str) -> dict[str, object]:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, row {row} is not JSON: {error.msg}") from None
+    record = json_value(path, row, line)
     if not isinstance(record, dict):
         raise ValueError(f'{path}, row {row} is not a JSON object such as {{"user": 1, "item": 2}}')
     return record
+
+
+def json_value(path: Path, row: int, line: str) -> object:
+    """What a line of a file of JSON lines says.
+
+    Raises:
+        ValueError: If it is not JSON; file and row are named.
+    """
+    try:
+        value: object = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}, row {row} is not JSON: {error.msg}") from None
+    return value
 
 
 def _open_parquet(path: Path) -> Table:
