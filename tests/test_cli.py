@@ -121,7 +121,7 @@ def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(table, tiny_folder):
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "goes on from the last checkpoint" in said
+    assert "This goes on from the last checkpoint:\n  tallrec tune demo --data data --out run" in said
     assert "Traceback" not in said
     assert not (table / "run" / "seed-0" / "adapter").exists()
     assert subprocess.run(arguments, cwd=table, check=False).returncode == 0

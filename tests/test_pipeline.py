@@ -8,8 +8,10 @@ import pytest
 
 from tallrec.data.prepared import PreparedInfo, read_prepared, write_prepared
 from tallrec.recipe import load_recipe
+from tallrec.run import open_run
 from tallrec.steps.demo import run_demo
-from tallrec.steps.evaluate import compare_runs, evaluate_run, recommend_run, score_run
+from tallrec.steps.evaluate import compare_runs, evaluate_run
+from tallrec.steps.score import recommend_run, score_run
 from tallrec.steps.tune import tune_recipe
 from tests.planted import planted_splits
 from tests.tiny import save_tiny_model
@@ -49,7 +51,7 @@ def tiny_recipe(folder, *settings):
 def test_a_run_holds_what_the_docs_say(world):
     run = world / "run"
     names = {str(p.relative_to(run)) for p in run.rglob("*") if p.is_file()}
-    expected = {"recipe.toml", "run.json", "report.md", "report.json", "roc.png", "calibration.png"}
+    expected = {".lock", "recipe.toml", "run.json", "report.md", "report.json", "roc.png", "calibration.png"}
     for seed in (0, 1):
         expected |= {
             f"seed-{seed}/{name}"
@@ -59,12 +61,13 @@ def test_a_run_holds_what_the_docs_say(world):
                 "adapter/tallrec.json",
                 "metrics.jsonl",
                 "scores.parquet",
+                "tuning.json",
             )
         }
     assert names == expected
     info = json.loads((run / "run.json").read_text(encoding="utf-8"))
     assert info["data"]["sha256"] == read_prepared(world / "data").hashes
-    assert info["tuning"].keys() == {"seed-0", "seed-1"}
+    assert open_run(run).tuning.keys() == {"seed-0", "seed-1"}
 
 
 def test_the_report_has_the_model_beside_counting(world):
@@ -146,12 +149,12 @@ def test_validation_on_shots_leaves_fewer_rows_to_tune_on(world, tmp_path):
     settings = ("seeds=[0]", "shots.orders=1", "shots.stratify=label")
     recipe = tiny_recipe(world, *settings, "shots.validation=shots")
     run = tune_recipe(recipe, tmp_path / "run", data=world / "data", say=silent)
-    facts = run.info["tuning"]["seed-0"]
+    facts = run.tuning["seed-0"]
     assert (facts["rows"], facts["validation_rows"]) == (18, 6)
     assert 0 <= facts["best_validation_auc"] <= 1
     paper = tiny_recipe(world, "seeds=[0]", "shots.validation=paper", "stages.0.epochs=1")
     run = tune_recipe(paper, tmp_path / "paper", data=world / "data", say=silent)
-    assert run.info["tuning"]["seed-0"]["validation_rows"] == len(planted_splits().valid)
+    assert run.tuning["seed-0"]["validation_rows"] == len(planted_splits().valid)
 
 
 def test_an_unfinished_run_is_continued_and_other_data_refused(world, tmp_path):

@@ -4,7 +4,7 @@ import tomllib
 
 import pytest
 
-from tallrec.recipe import Recipe, load_recipe, shipped_recipes
+from tallrec.recipe import Recipe, about, load_recipe, shipped_recipes
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
@@ -18,6 +18,30 @@ def test_every_shipped_recipe_loads_and_survives_a_round_trip(name):
 def test_every_shipped_recipe_says_what_it_is_for(name):
     first_line = shipped_recipes()[name].read_text(encoding="utf-8").splitlines()[0]
     assert first_line.startswith(f"# {name}: ")
+
+
+def test_the_papers_recipes_have_the_published_hyper_parameters():
+    """TALLRec, section 4.1, and the released code: finetune.py and shell/instruct_7B.sh."""
+    for name in ("paper-movie", "paper-book", "llama-7b-24gb"):
+        recipe = load_recipe(name)
+        alpaca, rec = recipe.stages
+        lora = recipe.lora
+        assert (lora.rank, lora.alpha, lora.dropout) == (8, 16, 0.05)
+        assert lora.targets == ("q_proj", "v_proj")
+        assert (alpaca.epochs, alpaca.learning_rate, alpaca.max_tokens) == (3, 3e-4, 256)
+        assert (rec.epochs, rec.learning_rate, rec.patience) == (200, 1e-4, 10)
+        assert (alpaca.warmup, rec.warmup) == (100, 20)
+        assert {stage.batch_size for stage in recipe.stages} == {128}
+        assert {stage.loss for stage in recipe.stages} == {"all-tokens"}
+        assert (recipe.template, recipe.shots.validation) == ("paper", "paper")
+        assert (recipe.backbone.max_tokens, recipe.evaluation.ordering) == (512, "released")
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_every_shipped_recipe_says_what_it_was_checked_on(name):
+    text = shipped_recipes()[name].read_text(encoding="utf-8")
+    assert "Checked: " in text or "docs/results.md has the figures" in " ".join(text.split("\n# "))
+    assert 20 < len(about(shipped_recipes()[name])) < 150
 
 
 def test_overrides_reach_their_key_with_the_type_of_toml():
@@ -46,7 +70,11 @@ def test_overrides_reach_their_key_with_the_type_of_toml():
         ("epochs", "--set takes path=value"),
         ("stages.1.epochs=2", "'1' is none of the numbers 0 to 0 of that list"),
         ("stages.first.epochs=2", "'first' is none of the numbers"),
-        ("stages=[]", r"stages: .*at least 1"),
+        ("seeds=[1, 2, 1]", r"seeds must differ from each other; got \[1, 2, 1\]"),
+        ("seeds=[]", r"seeds: .*at least 1"),
+        ("data.min_history=11", r"data: min_history \(11\) must not be above history \(10\)"),
+        ('loggers=["visdom"]', r"loggers\.0: .*'tensorboard', 'wandb', 'mlflow' or 'trackio'"),
+        ("backbone.quantize=int4", r"backbone\.quantize: .*'none', 'int8' or 'nf4'"),
         ('stages=[{data="books"}]', r"stages\.0: .*'instructions', 'shots'"),
         ("stages=[{epochs=2}]", r"stages\.0: data is missing; give data = 'instructions' or"),
         ('stages=[{data="instructions"}]', r"stages\.0\.source: Field required"),

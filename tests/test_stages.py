@@ -12,6 +12,7 @@ from tallrec.evaluate.render import to_markdown
 from tallrec.llm.adapter import attach_lora, continue_adapter
 from tallrec.llm.backbone import load_backbone
 from tallrec.recipe import load_recipe
+from tallrec.run import open_run
 from tallrec.steps.evaluate import evaluate_run
 from tallrec.steps.tune import tune_recipe
 from tests.planted import planted_splits
@@ -52,7 +53,7 @@ def weights(adapter):
 def test_instructions_are_tuned_once_and_seeds_go_on_from_them(world):
     run = world / "both"
     assert {path.name for path in run.iterdir() if path.is_dir()} == {"stage-0", "seed-0", "seed-1"}
-    tuning = json.loads((run / "run.json").read_text(encoding="utf-8"))["tuning"]
+    tuning = open_run(run).tuning
     assert tuning["stage-0"]["rows"] == 12
     assert tuning["stage-0"]["sha256"].keys() == {"general.json"}
     log = (run / "stage-0" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -96,7 +97,7 @@ def test_instructions_alone_are_a_run_too(world, tiny_folder, tmp_path):
     assert run.tuned
     result = evaluate_run(run.path, say=silent)
     assert result["metadata"]["shots"] == 0
-    assert result["metadata"]["stages"] == "instructions (general.json)"
+    assert result["metadata"]["stages"] == "instructions (general.json), then no shots"
 
 
 def test_an_adapter_of_plain_peft_is_a_start(world, tiny_folder, tmp_path):

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from tallrec.cli_assets import assets_app
-from tallrec.console import say, show
-
-if TYPE_CHECKING:
-    from tallrec.recipe import Recipe
+from tallrec.cli_prepare import prepare
+from tallrec.cli_recipe import RecipeArgument, SettingsOption, recipe_app
+from tallrec.cli_runs import RunArgument, runs_app, runs_compare
+from tallrec.console import say, show, show_markdown
 
 app = typer.Typer(
     name="tallrec",
@@ -27,9 +28,16 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
+app.command()(prepare)
+app.command("compare")(runs_compare)
+app.add_typer(recipe_app, name="recipe")
+app.add_typer(runs_app, name="runs")
 app.add_typer(assets_app, name="assets")
 
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
+OutOption = Annotated[Path, typer.Option(help="The run directory.")]
+TuningDataOption = Annotated[
+    Path | None, typer.Option("--data", help="A prepared folder instead of the recipe's data.")
+]
 DataOption = Annotated[
     Path | None, typer.Option("--data", help="A prepared folder instead of the run's own.")
 ]
@@ -54,92 +62,29 @@ def demo(
 
 
 @app.command()
-def prepare(
-    dataset: Annotated[
-        str, typer.Argument(metavar="DATASET", help="movielens-100k, movielens-1m or a table file.")
-    ],
-    out: Annotated[Path, typer.Option(help="The folder to write; must not exist.")],
-    split: Annotated[str, typer.Option(help="users, time or paper.")] = "users",
-    source: Annotated[
-        Path | None, typer.Option(help="Folder or zip of a named data set's original files.")
-    ] = None,
-    history: Annotated[int, typer.Option(help="Longest history of a sample, in events.")] = 10,
-    min_history: Annotated[
-        int | None, typer.Option(help="Shortest history of a sample.", show_default="--history")
-    ] = None,
-    like_above: Annotated[float, typer.Option(help="A rating above this is a like.")] = 3.0,
-    seed: Annotated[int, typer.Option(help="Seed of the split 'users'.")] = 0,
-    paper_json: Annotated[
-        bool, typer.Option("--paper-json", help="Write the paper's JSON files as well.")
-    ] = False,
-    user: Annotated[str | None, typer.Option(help="Table: column of user ids.")] = None,
-    item: Annotated[str | None, typer.Option(help="Table: column of item ids.")] = None,
-    rating: Annotated[str | None, typer.Option(help="Table: column of ratings.")] = None,
-    timestamp: Annotated[str | None, typer.Option(help="Table: column of timestamps.")] = None,
-    title: Annotated[str | None, typer.Option(help="Table: column of item titles.")] = None,
-    creator: Annotated[str | None, typer.Option(help="Table: column of creators.")] = None,
-    items: Annotated[
-        Path | None, typer.Option(help="Table: a second file with the titles.")
-    ] = None,
-    items_id: Annotated[str | None, typer.Option(help="Table: item id column of --items.")] = None,
-    separator: Annotated[
-        str | None, typer.Option(help="Table: such as ';', '::' or '\\t'.")
-    ] = None,
-    header: Annotated[bool, typer.Option(help="Table: whether row 1 names the columns.")] = True,
-    encoding: Annotated[str, typer.Option(help="Table: such as latin-1.")] = "utf-8",
-    quoting: Annotated[bool, typer.Option(help='Table: whether " encloses fields.')] = True,
-    domain: Annotated[str, typer.Option(help="Table: the noun for an item.")] = "item",
+def run(
+    recipe: RecipeArgument,
+    out: OutOption,
+    data: TuningDataOption = None,
+    settings: SettingsOption = None,
 ) -> None:
-    """Turn a data set into a prepared folder: samples, splits and an audit."""
-    from tallrec.data import DATASETS
-    from tallrec.data.audit import audit_markdown
-    from tallrec.steps.data import load_dataset
-    from tallrec.steps.data import prepare as prepare_step
+    """Do all that a recipe says, from data to report; the same command continues a cut-off run."""
+    from tallrec.evaluate import to_table
+    from tallrec.recipe import load_recipe
+    from tallrec.steps.runs import run_recipe
 
-    names = {
-        "user": user,
-        "item": item,
-        "rating": rating,
-        "timestamp": timestamp,
-        "title": title,
-        "creator": creator,
-    }
-    columns = {role: name for role, name in names.items() if name is not None}
-    table = (
-        {}
-        if dataset in DATASETS
-        else {
-            "columns": columns,
-            "items": items,
-            "items_id": items_id,
-            "separator": separator,
-            "header": header,
-            "encoding": encoding,
-            "quoting": quoting,
-            "domain": domain,
-        }
-    )
-    audit = prepare_step(
-        load_dataset(dataset, source=source, say=say, **table),
-        out,
-        split=split,
-        history=history,
-        min_history=min_history,
-        like_above=like_above,
-        seed=seed,
-        paper_json=paper_json,
-    )
-    _show_markdown(audit_markdown(audit))
-    say(f"Written to {out}")
+    loaded = load_recipe(recipe, tuple(settings or ()))
+    with _resumable():
+        result = run_recipe(loaded, out, data=data, say=say)
+    show(to_table(result))
+    say(f"Report: {out / 'report.md'}")
 
 
 @app.command()
 def tune(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name or TOML file.")],
-    out: Annotated[Path, typer.Option(help="The run directory.")],
-    data: Annotated[
-        Path | None, typer.Option(help="A prepared folder instead of the recipe's data.")
-    ] = None,
+    recipe: RecipeArgument,
+    out: OutOption,
+    data: TuningDataOption = None,
     shots: Annotated[int | None, typer.Option(help="How many samples to tune on.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Such as 0,1,2.")] = None,
     template: Annotated[str | None, typer.Option(help="timeline, paper or paper-clean.")] = None,
@@ -149,27 +94,52 @@ def tune(
     from_adapter: Annotated[
         str | None, typer.Option(help="An adapter folder to go on from, also one of plain PEFT.")
     ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Such as stages.0.learning_rate=3e-4.")
-    ] = None,
+    settings: SettingsOption = None,
 ) -> None:
     """Tune an adapter for each seed of a recipe; the same command continues a cut-off run."""
+    from tallrec.recipe import load_recipe
     from tallrec.steps.tune import tune_recipe
 
-    loaded = _recipe(
-        recipe,
-        settings or [],
-        {
-            "shots.count": shots,
-            "seeds": f"[{seeds}]" if seeds is not None else None,
-            "template": template,
-            "backbone.source": backbone,
-            "backbone.adapter": from_adapter,
-        },
-    )
+    given = {
+        "shots.count": shots,
+        "seeds": f"[{seeds}]" if seeds is not None else None,
+        "template": template,
+        "backbone.source": backbone,
+        "backbone.adapter": from_adapter,
+    }
+    more = (f"{key}={value}" for key, value in given.items() if value is not None)
     with _resumable():
-        run = tune_recipe(loaded, out, data=data, say=say)
-    say(f"Tuned. Measure it with: tallrec evaluate {run.path}")
+        tune_recipe(load_recipe(recipe, (*(settings or ()), *more)), out, data=data, say=say)
+    say(f"Tuned. Measure it with: tallrec evaluate {out}")
+
+
+@app.command()
+def ablate(
+    recipes: Annotated[
+        list[str], typer.Argument(metavar="RECIPE...", help="Recipes of both stages.")
+    ],
+    out: Annotated[Path, typer.Option(help="The folder of the runs and the report.")],
+    data: TuningDataOption = None,
+    shots: Annotated[str, typer.Option(help="How many samples to tune on.")] = "16,64,256",
+    seeds: Annotated[str, typer.Option(help="Seeds of each number of shots.")] = "0,1,2",
+    settings: SettingsOption = None,
+) -> None:
+    """Tune with either stage, both and neither, over shots and seeds: which stage helps?"""
+    from tallrec.recipe import load_recipe
+    from tallrec.steps.ablate import ablate as ablate_step
+
+    loaded = [load_recipe(name, tuple(settings or ())) for name in recipes]
+    with _resumable():
+        page = ablate_step(
+            loaded,
+            out,
+            shots=_numbers(shots, "--shots"),
+            seeds=_numbers(seeds, "--seeds"),
+            data=data,
+            say=say,
+        )
+    show_markdown(page)
+    say(f"Report: {out / 'report.md'}")
 
 
 @app.command()
@@ -191,18 +161,6 @@ def evaluate(
 
 
 @app.command()
-def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Evaluated runs.")],
-    out: Annotated[Path | None, typer.Option(help="Write report and plot here.")] = None,
-) -> None:
-    """Put evaluated runs on the same rows beside each other."""
-    from tallrec.evaluate import to_table
-    from tallrec.steps.evaluate import compare_runs
-
-    show(to_table(compare_runs(runs, out)))
-
-
-@app.command()
 def score(
     run: RunArgument,
     out: Annotated[Path, typer.Option(help="The Parquet file to write.")],
@@ -210,7 +168,7 @@ def score(
     part: PartOption = "test",
 ) -> None:
     """Write the log-odds of a like for every sample of a part."""
-    from tallrec.steps.evaluate import score_run
+    from tallrec.steps.score import score_run
 
     table = score_run(run, out, data=data, part=part, say=say)
     say(f"{table.height:,} scores written to {out}")
@@ -225,7 +183,7 @@ def recommend(
 ) -> None:
     """Rank the items that a user has not met yet."""
     from tallrec.recommend import recommendations_table
-    from tallrec.steps.evaluate import recommend_run
+    from tallrec.steps.score import recommend_run
 
     show(recommendations_table(recommend_run(run, user, k=k, data=data, say=say), user))
 
@@ -251,7 +209,8 @@ def _resumable() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        say("\nStopped. The same command goes on from the last checkpoint.")
+        command = shlex.join(["tallrec", *sys.argv[1:]])
+        say(f"\nStopped. This goes on from the last checkpoint:\n  {command}")
         raise typer.Exit(130) from None
 
 
@@ -267,14 +226,8 @@ def _fail(error: Exception) -> None:
     sys.exit(2)
 
 
-def _recipe(source: str, settings: list[str], options: dict[str, object]) -> Recipe:
-    from tallrec.recipe import load_recipe
-
-    given = [f"{key}={value}" for key, value in options.items() if value is not None]
-    return load_recipe(source, (*settings, *given))
-
-
-def _show_markdown(text: str) -> None:
-    from rich.markdown import Markdown
-
-    show(Markdown(text) if sys.stdout.isatty() else text)
+def _numbers(text: str, option: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise ValueError(f"{option} takes numbers such as 16,64; got {text!r}") from None

@@ -17,3 +17,10 @@ def show(renderable: object) -> None:
     console = Console()
     console = console if console.is_terminal else Console(width=120)
     console.print(renderable)
+
+
+def show_markdown(text: str) -> None:
+    """Prints a page: laid out on a terminal, as it is into a file or pipe."""
+    from rich.markdown import Markdown
+
+    show(Markdown(text) if sys.stdout.isatty() else text)

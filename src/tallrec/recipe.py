@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from importlib.resources import files
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -30,6 +32,14 @@ class DataRecipe(_Strict):
     seed: int = 0
     """Seed of the split."""
 
+    @model_validator(mode="after")
+    def _a_range_of_histories(self) -> Self:
+        if self.min_history is not None and self.min_history > self.history:
+            raise ValueError(
+                f"min_history ({self.min_history}) must not be above history ({self.history})"
+            )
+        return self
+
 
 class ShotsRecipe(_Strict):
     """Which training samples are tuned on."""
@@ -53,6 +63,8 @@ class BackboneRecipe(_Strict):
     device: str = "auto"
     max_tokens: int = Field(1024, ge=16)
     """Longer prompts lose their oldest history."""
+    quantize: Literal["none", "int8", "nf4"] = "none"
+    """Bits of the frozen weights: as they are, 8 (LLM.int8) or 4 (QLoRA); needs bitsandbytes."""
     adapter: str | None = None
     """An adapter folder, of this project or of plain PEFT, that the first stage goes on from."""
 
@@ -78,6 +90,8 @@ class _Stage(_Strict):
     micro_batch: int = Field(8, ge=1)
     """Rows in one forward pass; bounds memory."""
     weight_decay: float = Field(0.0, ge=0)
+    gradient_checkpointing: bool = False
+    """Whether activations are computed twice to save memory."""
     patience: int = Field(3, ge=1)
     """Validations without a better AUC before tuning stops."""
 
@@ -114,6 +128,7 @@ class ShotsStage(_Stage):
 
 
 STAGES: dict[str, type[BaseModel]] = {"instructions": InstructionsStage, "shots": ShotsStage}
+Logger = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 Stage = Annotated[InstructionsStage | ShotsStage, Field(discriminator="data")]
 
 
@@ -136,12 +151,15 @@ class Recipe(_Strict):
     template: Literal["timeline", "paper", "paper-clean"] = "timeline"
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     """Each seed draws its own shots and tunes its own adapter."""
+    loggers: tuple[Logger, ...] = ()
+    """Where each step is logged besides `metrics.jsonl`; each needs the package of its name."""
     data: DataRecipe = DataRecipe()
     shots: ShotsRecipe = ShotsRecipe()
     backbone: BackboneRecipe = BackboneRecipe()
     lora: LoraRecipe = LoraRecipe()
-    stages: tuple[Stage, ...] = Field((ShotsStage(),), min_length=1)
-    """Tuned one after the other, each going on from the adapter of the one before."""
+    stages: tuple[Stage, ...] = (ShotsStage(),)
+    """Tuned one after the other, each going on from the adapter of the one before; without any,
+    the backbone is measured as it is, with `backbone.adapter` if there is one."""
     evaluation: EvaluationRecipe = EvaluationRecipe()
 
     @model_validator(mode="after")
@@ -153,6 +171,12 @@ class Recipe(_Strict):
             )
         return self
 
+    @model_validator(mode="after")
+    def _seeds_differ(self) -> Self:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds must differ from each other; got {list(self.seeds)}")
+        return self
+
     @property
     def instruction_stages(self) -> tuple[InstructionsStage, ...]:
         """The stages that all seeds share."""
@@ -161,7 +185,7 @@ class Recipe(_Strict):
     @property
     def shots_stage(self) -> ShotsStage | None:
         """The stage of each seed, if there is one."""
-        last = self.stages[-1]
+        last = self.stages[-1] if self.stages else None
         return last if isinstance(last, ShotsStage) else None
 
     def to_toml(self) -> str:
@@ -173,6 +197,14 @@ def shipped_recipes() -> dict[str, Path]:
     """The recipes that come with the package, by name."""
     folder = Path(str(files("tallrec") / "recipes"))
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def about(path: Path) -> str:
+    """The first sentence of the comment at the head of a recipe."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    head = takewhile(lambda line: line.startswith("#"), lines)
+    text = " ".join(line.removeprefix("#").strip() for line in head)
+    return re.split(r"\.\s", text.removeprefix(f"{path.stem}: "))[0]
 
 
 def load_recipe(source: str, overrides: tuple[str, ...] = ()) -> Recipe:
@@ -188,22 +220,28 @@ def load_recipe(source: str, overrides: tuple[str, ...] = ()) -> Recipe:
             with its path and what would be right.
     """
     shipped = shipped_recipes()
-    path = shipped.get(source, Path(source))
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        return read_recipe(shipped.get(source, Path(source)), overrides, name=source)
     except (FileNotFoundError, IsADirectoryError):
         raise ValueError(
             f"there is no recipe {source!r}: give a TOML file or one of {', '.join(shipped)}"
         ) from None
+
+
+def read_recipe(path: Path, overrides: tuple[str, ...] = (), *, name: str | None = None) -> Recipe:
+    """Reads a recipe from a file, called `name` in messages; see `load_recipe`."""
+    name = name or str(path)
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"the recipe {source} is not TOML: {error}") from None
+        raise ValueError(f"the recipe {name} is not TOML: {error}") from None
     for override in overrides:
         _set(tree, override)
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
         problems = "; ".join(_explain(problem) for problem in error.errors())
-        raise ValueError(f"the recipe {source} is not right: {problems}") from None
+        raise ValueError(f"the recipe {name} is not right: {problems}") from None
 
 
 def _set(tree: dict[str, Any], override: str) -> None:

@@ -2,28 +2,34 @@
 
 runs/demo/
   recipe.toml        everything that decides what was computed
-  run.json           code, libraries, machine, data hashes, backbone, command
+  run.json           command, code, libraries, machine, data hashes, backbone
   data/              the prepared folder, where the recipe made it
   stage-0/           one folder a stage on instructions, for all seeds: adapter/, metrics.jsonl
   seed-0/            one folder a seed: adapter/, metrics.jsonl, scores.parquet
   report.md, report.json, roc.png, calibration.png
+
+`stage-0/` and `seed-0/` also hold `tuning.json`, facts about how that adapter came to be.
 """
 
 from __future__ import annotations
 
 import json
 import platform
+import shlex
 import subprocess
 import sys
-import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tallrec.files import write_atomically
-from tallrec.recipe import Recipe
+from filelock import FileLock, Timeout
+
+from tallrec.files import whole_folder, write_atomically
+from tallrec.recipe import Recipe, read_recipe
 
 _LIBRARIES = ("torch", "transformers", "peft", "polars", "scikit-learn", "numpy")
 
@@ -48,8 +54,7 @@ class RunDir:
 
     def add(self, **facts: Any) -> None:
         """Adds facts to `run.json`."""
-        text = json.dumps(self.info | facts, indent=2) + "\n"
-        write_atomically(self.path / "run.json", text.encode())
+        write_atomically(self.path / "run.json", _json(self.info | facts))
 
     def seed(self, seed: int) -> Path:
         """The folder of one seed."""
@@ -59,23 +64,72 @@ class RunDir:
         """The folder of a stage on instructions."""
         return self.path / f"stage-{number}"
 
-    def adapter(self, seed: int) -> Path:
-        """The adapter of a seed: its own or, without a stage on shots, the one all seeds share."""
-        if self.recipe.shots_stage is None:
+    def adapter(self, seed: int) -> Path | None:
+        """The adapter of a seed: its own or, without a stage on shots, the one all seeds share.
+
+        None where the recipe measures the backbone as it is.
+        """
+        if self.recipe.shots_stage is not None:
+            return self.seed(seed) / "adapter"
+        if self.recipe.stages:
             return self.stage(len(self.recipe.stages) - 1) / "adapter"
-        return self.seed(seed) / "adapter"
+        start = self.recipe.backbone.adapter
+        return Path(start) if start is not None else None
+
+    @property
+    def tuning(self) -> dict[str, dict[str, Any]]:
+        """How each adapter came to be, by its folder's name."""
+        folders = [self.stage(n) for n in range(len(self.recipe.instruction_stages))]
+        folders += [self.seed(seed) for seed in self.recipe.seeds]
+        return {
+            folder.name: json.loads((folder / "tuning.json").read_text(encoding="utf-8"))
+            for folder in folders
+            if (folder / "adapter").is_dir()
+        }
 
     @property
     def tuned(self) -> bool:
         """Whether every seed has its adapter."""
-        return all(self.adapter(seed).is_dir() for seed in self.recipe.seeds)
+        adapters = [self.adapter(seed) for seed in self.recipe.seeds]
+        return all(adapter is None or adapter.is_dir() for adapter in adapters)
+
+    @property
+    def evaluated(self) -> bool:
+        """Whether the run has its report: nothing of it is left to do."""
+        return self.tuned and (self.path / "report.json").is_file()
+
+    @property
+    def repeat(self) -> str:
+        """The command that makes this run again, from the folder named in `run.json`."""
+        data = self.info.get("data", {}).get("folder")
+        own = str((self.path / "data").resolve())
+        options = [] if data in (None, own) else ["--data", data]
+        again = self.path.with_name(f"{self.path.name}-again")
+        recipe = str(self.path / "recipe.toml")
+        return shlex.join(["tallrec", "run", recipe, "--out", str(again), *options])
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes from working on the run at the same time.
+
+        Raises:
+            ValueError: If one does.
+        """
+        lock = FileLock(self.path / ".lock", timeout=0)
+        try:
+            with lock:
+                yield
+        except Timeout:
+            raise ValueError(
+                f"another process is working on {self.path}: wait for it, or give another --out"
+            ) from None
 
 
 def create_run(path: Path, recipe: Recipe) -> RunDir:
-    """Makes a run directory, or continues an unfinished one of the same recipe.
+    """Makes a run directory, or opens the one of the same recipe that is there.
 
     Raises:
-        ValueError: If the folder holds a finished run, another recipe's, or something else.
+        ValueError: If the folder holds another recipe's run or something else.
     """
     if path.exists() and (path.is_file() or any(path.iterdir())):
         run = open_run(path)
@@ -83,15 +137,10 @@ def create_run(path: Path, recipe: Recipe) -> RunDir:
             raise ValueError(
                 f"{path} is a run of another recipe: give another --out, or remove that folder"
             )
-        if run.tuned:
-            raise ValueError(
-                f"{path} is finished and is not overwritten: look at it with 'tallrec evaluate "
-                f"{path}', or give another --out"
-            )
         return run
-    path.mkdir(parents=True, exist_ok=True)
     facts = {
-        "command": ["tallrec", *sys.argv[1:]],
+        "command": shlex.join(["tallrec", *sys.argv[1:]]),
+        "folder": str(Path.cwd()),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "tallrec": version("tallrec"),
         "commit": _commit(),
@@ -99,8 +148,9 @@ def create_run(path: Path, recipe: Recipe) -> RunDir:
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
     }
-    write_atomically(path / "run.json", (json.dumps(facts, indent=2) + "\n").encode())
-    write_atomically(path / "recipe.toml", recipe.to_toml().encode())
+    with whole_folder(path) as partial:
+        (partial / "run.json").write_bytes(_json(facts))
+        (partial / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
     return RunDir(path, recipe)
 
 
@@ -110,23 +160,50 @@ def open_run(path: Path) -> RunDir:
     Raises:
         ValueError: If the folder is not one.
     """
+    if not (path / "recipe.toml").is_file() or not (path / "run.json").is_file():
+        raise ValueError(
+            f"{path} is not a run directory of tallrec: it has no recipe.toml and run.json"
+        )
     try:
-        tree = tomllib.loads((path / "recipe.toml").read_text(encoding="utf-8"))
-        run = RunDir(path, Recipe.model_validate(tree))
+        run = RunDir(path, read_recipe(path / "recipe.toml"))
         run.info  # noqa: B018 - reading it is the check
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} is not a run directory of tallrec: {reason}") from None
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is not a run that this version of tallrec can read (move it away, or give "
+            f"another folder): {error}"
+        ) from None
     return run
 
 
+def find_runs(folder: Path) -> list[RunDir]:
+    """The runs in a folder and in its folders, oldest first; unreadable ones are left out."""
+    found = []
+    for recipe in folder.rglob("recipe.toml"):
+        try:
+            found.append(open_run(recipe.parent))
+        except ValueError:
+            continue
+    return sorted(found, key=lambda run: (run.info["started"], run.path))
+
+
 def free_path(path: Path) -> Path:
-    """`path`, or `path-2`, `path-3`, ... if there is a finished run already."""
+    """`path`, or `path-2`, `path-3`, ... if what is there is finished or no run of this version."""
     candidate, number = path, 1
-    while candidate.exists() and any(candidate.iterdir()) and open_run(candidate).tuned:
+    while candidate.exists() and any(candidate.iterdir()) and not _unfinished(candidate):
         number += 1
         candidate = path.with_name(f"{path.name}-{number}")
     return candidate
+
+
+def _unfinished(path: Path) -> bool:
+    try:
+        return not open_run(path).evaluated
+    except ValueError:
+        return False
+
+
+def _json(facts: dict[str, Any]) -> bytes:
+    return (json.dumps(facts, indent=2) + "\n").encode()
 
 
 def _commit() -> str | None:

@@ -15,7 +15,8 @@ from tallrec.llm.adapter import attach_lora
 from tallrec.llm.checkpoints import last_checkpoint
 from tallrec.llm.loss import LOSSES, collate, count_labels
 from tallrec.llm.scoring import score_rows
-from tallrec.llm.tuning import TuningError, TuningOptions, target_auc, tune
+from tallrec.llm.trainer import TuningError, target_auc
+from tallrec.llm.tuning import TuningOptions, tune
 from tallrec.prompts.answers import Answers, TokenRow
 from tallrec.prompts.responses import encode_instructions
 from tallrec.types import Instruction

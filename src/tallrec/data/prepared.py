@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -53,7 +54,9 @@ class Prepared:
     hashes: dict[str, str]
 
 
-def write_prepared(folder: Path, splits: Splits, info: PreparedInfo) -> dict[str, str]:
+def write_prepared(
+    folder: Path, splits: Splits, info: PreparedInfo, files: Mapping[str, bytes] | None = None
+) -> dict[str, str]:
     """Writes a prepared folder; it appears whole or not at all.
 
     Files: `catalog.parquet` (item, title, creator), `events.parquet` (user, item, liked, rating,
@@ -64,6 +67,7 @@ def write_prepared(folder: Path, splits: Splits, info: PreparedInfo) -> dict[str
         folder: Where to write; must not exist.
         splits: Parts that share one catalogue and one event table.
         info: How they were made.
+        files: Content of other files by name, such as an audit, that belong in the folder.
 
     Returns:
         sha256 of each table by name.
@@ -79,6 +83,9 @@ def write_prepared(folder: Path, splits: Splits, info: PreparedInfo) -> dict[str
         for name, table in tables.items():
             table.write_parquet(partial / f"{name}.parquet")
         hashes = {name: sha256(partial / f"{name}.parquet") for name in _TABLES}
+        for name, content in (files or {}).items():
+            (partial / name).parent.mkdir(exist_ok=True)
+            (partial / name).write_bytes(content)
         text = json.dumps(asdict(info) | {"sha256": hashes}, indent=2)
         (partial / _INFO).write_text(text + "\n", encoding="utf-8")
     return hashes

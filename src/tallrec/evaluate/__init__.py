@@ -3,9 +3,10 @@
 `tallrec.evaluate.plots` is imported by whoever draws, so that the rest stays free of matplotlib.
 """
 
+from tallrec.evaluate.ablation import Part, ablation_page, by_shots, summarize_ablation
 from tallrec.evaluate.compare import compare
 from tallrec.evaluate.metrics import METRICS, Metric
-from tallrec.evaluate.render import to_markdown, to_table, write_report
+from tallrec.evaluate.render import to_markdown, to_png, to_table, write_report
 from tallrec.evaluate.report import summarize
 from tallrec.evaluate.schema import COUNTING, MODEL, Evaluation, Result, System
 
@@ -15,11 +16,16 @@ __all__ = [
     "MODEL",
     "Evaluation",
     "Metric",
+    "Part",
     "Result",
     "System",
+    "ablation_page",
+    "by_shots",
     "compare",
     "summarize",
+    "summarize_ablation",
     "to_markdown",
+    "to_png",
     "to_table",
     "write_report",
 ]

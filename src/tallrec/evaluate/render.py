@@ -2,12 +2,12 @@
 
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tallrec.evaluate.metrics import METRICS
-from tallrec.evaluate.schema import COUNTING, Data, Result, SystemResult
+from tallrec.evaluate.schema import COUNTING, Data, Difference, Result, SystemResult
 from tallrec.files import write_atomically
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ _WITH_INTERVAL = ("auc", "gauc")
 _CHANCE = "chance (a coin)"
 _DPI = 150
 
-_READING = """\
+READING = """\
 **AUC** (pooled) is the chance that a random liked sample scores above a random disliked one, \
 whoever they belong to; much of it is knowing which users like nearly everything. **GAUC** asks \
 the same within each user and averages the users by their number of samples: what is left is \
@@ -44,9 +44,13 @@ def to_markdown(result: Result, plots: Mapping[str, str] | None = None) -> str:
     sections = ["# Evaluation", _facts(result["data"])]
     if result["warnings"]:
         sections.append("\n".join(f"> **Warning:** {text}  " for text in result["warnings"]))
-    sections += [_markdown_table(*_figures(result)), _READING.format(**result)]
+    sections += [markdown_table(*figure_rows(result)), READING.format(**result)]
     if result["differences"]:
-        sections += ["## Against counting", _markdown_table(*_differences(result)), _PICKED]
+        sections += [
+            "## Against counting",
+            markdown_table(*difference_rows(result["differences"])),
+            _PICKED,
+        ]
     if plots:
         sections.append("## Plots")
         sections += [f"![{caption}]({file})" for caption, file in plots.items()]
@@ -61,7 +65,7 @@ def to_table(result: Result) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    header, rows = _figures(result)
+    header, rows = figure_rows(result)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     table.caption, table.caption_justify = _facts(result["data"]), "left"
     for i, title in enumerate(header):
@@ -93,16 +97,21 @@ def write_report(
     plots = {}
     for caption, figure in (figures or {}).items():
         plots[caption] = caption.lower().replace(" ", "-") + ".png"
-        picture = io.BytesIO()
-        figure.savefig(picture, format="png", dpi=_DPI)
-        files[plots[caption]] = picture.getvalue()
+        files[plots[caption]] = to_png(figure)
     files["report.md"] = to_markdown(result, plots).encode()
     for name, content in files.items():
         write_atomically(directory / name, content)
     return [directory / name for name in files]
 
 
-def _figures(result: Result) -> tuple[list[str], list[list[str]]]:
+def to_png(figure: "Figure") -> bytes:
+    """A figure as the content of a PNG file."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=_DPI)
+    return picture.getvalue()
+
+
+def figure_rows(result: Result) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the main table; the last row is chance."""
     spread = any(len(system["unscored"]) > 1 for system in result["systems"])
     header = ["system"]
@@ -134,9 +143,11 @@ def _spread(system: SystemResult) -> str:
     return f"{auc}/{gauc} ({n_seeds})"
 
 
-def _differences(result: Result) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the comparison with counting."""
-    header = ["system", "metric", "best counting baseline", "difference [95 %]", "p", "verdict"]
+def difference_rows(
+    differences: Iterable[Difference], baseline: str = "best counting baseline"
+) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of differences from a baseline, which the header calls so."""
+    header = ["system", "metric", baseline, "difference [95 %]", "p", "verdict"]
     rows = [
         [
             d["system"],
@@ -146,7 +157,7 @@ def _differences(result: Result) -> tuple[list[str], list[list[str]]]:
             _number(d["p"]),
             d["verdict"],
         ]
-        for d in result["differences"]
+        for d in differences
     ]
     return header, rows
 
@@ -178,7 +189,8 @@ def _list(facts: Mapping[str, Any], indent: str = "") -> Iterator[str]:
             yield f"{indent}- {key}: {value if isinstance(value, str) else json.dumps(value)}"
 
 
-def _markdown_table(header: list[str], rows: list[list[str]]) -> str:
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
 

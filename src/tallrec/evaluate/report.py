@@ -69,6 +69,22 @@ def summarize(
     }
 
 
+def paired_differences(
+    evaluation: Evaluation,
+    pairs: Sequence[tuple[str, str]],
+    resamples: int = bootstrap.N_RESAMPLES,
+    seed: int = 0,
+) -> list[Difference]:
+    """How much a system is above another one, for each pair of names and compared metric."""
+    sampler = _Sampler(evaluation, resamples, seed)
+    by_name = {system.name: system for system in evaluation.systems}
+    return [
+        _difference(sampler, by_name[system], by_name[baseline], metric)
+        for system, baseline in pairs
+        for metric in COMPARED
+    ]
+
+
 def best_counting(systems: list[SystemResult]) -> dict[str, str]:
     """The hardest comparison: per compared metric, the counting baseline highest in it.
 

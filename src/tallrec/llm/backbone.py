@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     GgufConfig,
     modeling_gguf_pytorch_utils,
 )
@@ -55,7 +57,12 @@ class Backbone:
 
 
 def load_backbone(
-    source: str | Path, *, name: str | None = None, dtype: str = "auto", device: str = "auto"
+    source: str | Path,
+    *,
+    name: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    quantize: str = "none",
 ) -> Backbone:
     """Loads a causal language model and its tokenizer.
 
@@ -66,6 +73,8 @@ def load_backbone(
         dtype: `auto` (bfloat16 where the machine computes it fast, else float32) or one of
             `float32`, `bfloat16`, `float16`.
         device: `auto` (a GPU if there is one) or a torch device such as `cpu` or `cuda:1`.
+        quantize: `none`, or how the weights of linear layers are kept: `int8` (Dettmers et al.,
+            2022) or `nf4` (QLoRA, Dettmers et al., 2023), computed in `dtype`. Needs bitsandbytes.
 
     Raises:
         ValueError: If nothing loadable is at `source`, its weights are incomplete, its logits
@@ -74,11 +83,12 @@ def load_backbone(
     torch_device = choose_device(device)
     torch_dtype = choose_dtype(dtype, torch_device)
     folder, gguf = _locate(str(source))
+    bits = _quantization(quantize, torch_dtype, gguf)
     local = Path(folder).is_dir()
     options = {} if local else _hub_options(folder)
     try:
         with _without_bars() if local else nullcontext():  # a download may show its bars
-            tokenizer, model = _load(folder, gguf, torch_dtype, torch_device, options)
+            tokenizer, model = _load(folder, gguf, torch_dtype, torch_device, bits, options)
     except Exception as error:  # a broken file breaks its reader in any way
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ValueError(f"cannot load a causal language model from {source}: {reason}") from error
@@ -121,6 +131,31 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be auto, {', '.join(DTYPES)}; got {dtype!r}")
     return DTYPES[dtype]
+
+
+def _quantization(
+    quantize: str, dtype: torch.dtype, gguf: Path | None
+) -> BitsAndBytesConfig | None:
+    if quantize == "none":
+        return None
+    if quantize not in ("int8", "nf4"):
+        raise ValueError(f"quantize must be none, int8 or nf4; got {quantize!r}")
+    if gguf:
+        raise ValueError(
+            f"quantize {quantize} takes a model folder or hub id; {gguf.name} is a GGUF file"
+        )
+    if find_spec("bitsandbytes") is None:
+        raise ValueError(
+            f"quantize {quantize} needs a package that is not installed: pip install bitsandbytes"
+        )
+    if quantize == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
 
 
 def _locate(source: str) -> tuple[str, Path | None]:
@@ -170,6 +205,7 @@ def _load(
     gguf: Path | None,
     dtype: torch.dtype,
     device: torch.device,
+    bits: BitsAndBytesConfig | None,
     options: dict[str, Any],
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     # Neither code nor pickles of a model's author are run.
@@ -181,6 +217,8 @@ def _load(
         options["quantization_config"] = GgufConfig(dequantize=True)
     else:
         options["use_safetensors"] = True
+    if bits:  # such weights are made on their device and cannot be moved
+        options |= {"quantization_config": bits, "device_map": {"": device}}
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, output_loading_info=True, **options
     )
@@ -192,7 +230,7 @@ def _load(
         )
     if gguf:
         _forget_quantization(model)
-    return tokenizer, model.to(device).eval()
+    return tokenizer, (model if bits else model.to(device)).eval()
 
 
 @contextmanager

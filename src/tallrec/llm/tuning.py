@@ -2,39 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from sklearn.metrics import roc_auc_score
-from torch import Tensor
-from transformers import (
-    EarlyStoppingCallback,
-    PrinterCallback,
-    Trainer,
-    TrainingArguments,
-)
+from transformers import EarlyStoppingCallback, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
 from tallrec.llm.checkpoints import last_checkpoint, read_state, stopped_after
-from tallrec.llm.loss import LOSSES, collate, count_labels
-from tallrec.llm.scoring import score_rows
+from tallrec.llm.loggers import add_loggers
+from tallrec.llm.loss import LOSSES
+from tallrec.llm.trainer import RecommendationTrainer, TuningError, log_line
 from tallrec.progress import OnProgress, silent
 from tallrec.prompts.answers import Answers, TokenRow
-from tallrec.types import FloatArray
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
 _CHECKPOINTS = 20  # a killed run loses at most this part of it; with validation, an epoch
-_EXPLODED = 20.0  # nats a label above the first loss; log(vocabulary) is about 11
 
 
 @dataclass(frozen=True)
@@ -50,6 +39,7 @@ class TuningOptions:
         micro_batch: Rows in one forward pass; bounds memory.
         weight_decay: Of AdamW.
         loss: A key of `LOSSES`.
+        gradient_checkpointing: Whether activations are computed twice to save memory.
         patience: Stop after this many validations without a better AUC and keep the best
             weights; needs validation rows.
         seed: Seeds order and dropout.
@@ -63,12 +53,9 @@ class TuningOptions:
     micro_batch: int = 8
     weight_decay: float = 0.0
     loss: str = "answers"
+    gradient_checkpointing: bool = False
     patience: int = 3
     seed: int = 0
-
-
-class TuningError(ValueError):
-    """Tuning cannot go on; the message says why and what to change."""
 
 
 def tune(
@@ -79,6 +66,7 @@ def tune(
     *,
     folder: Path,
     valid: Sequence[TokenRow] = (),
+    loggers: Sequence[str] = (),
     on_progress: OnProgress = silent,
 ) -> list[dict[str, float]]:
     """Tunes the model's adapter in place; a killed run resumes from `folder` to the same weights.
@@ -91,35 +79,32 @@ def tune(
         folder: Checkpoints and `metrics.jsonl` are written here; checkpoints found here are
             continued.
         valid: Rows whose targets' AUC stops tuning; without them all epochs run.
+        loggers: Where else each step is logged; keys of `LOGGERS`.
         on_progress: Called after each step with steps done and steps in all.
 
     Returns:
         The log: one dict a logged step, as in `metrics.jsonl`.
 
     Raises:
-        TuningError: If the loss is not finite or explodes, or the rows cannot be learnt from.
+        TuningError: If the loss is not finite or explodes, the rows cannot be learnt from, or a
+            checkpoint cannot be written.
     """
     _check(rows, valid, options)
     checkpoints, log = folder / "checkpoints", folder / "metrics.jsonl"
     resume = last_checkpoint(checkpoints)
     state = read_state(resume) if resume else None
     folder.mkdir(parents=True, exist_ok=True)
-    log.write_text("".join(map(_line, state["log_history"] if state else [])), encoding="utf-8")
+    log.write_text("".join(map(log_line, state["log_history"] if state else [])), encoding="utf-8")
     epochs = stopped_after(state) or options.epochs
     arguments = _arguments(
         checkpoints, options, epochs, len(rows), bool(valid), use_cpu=model.device.type == "cpu"
     )
-    trainer = _RecommendationTrainer(
-        model,
-        arguments,
-        list(rows),
-        partial(collate, loss=options.loss),
-        answers,
-        options,
-        valid,
-        log,
-        on_progress,
+    trainer = RecommendationTrainer(
+        model, arguments, rows, answers, options.loss, valid, log, on_progress
     )
+    if valid:
+        trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=options.patience))
+    add_loggers(trainer, loggers, folder, done=state["global_step"] if state else 0)
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity(logging.ERROR)  # it warns of quick checkpoints
     try:
@@ -133,12 +118,6 @@ def tune(
         transformers_logging.set_verbosity(verbosity)
     model.eval()
     return list(trainer.state.log_history)
-
-
-def target_auc(likes: Sequence[bool | None], scores: FloatArray) -> float:
-    """AUC of the targets; 0.5 where only one class is there."""
-    labels = np.array(likes, dtype=bool)
-    return float(roc_auc_score(labels, scores)) if 0 < labels.sum() < len(labels) else 0.5
 
 
 def _check(rows: Sequence[TokenRow], valid: Sequence[TokenRow], options: TuningOptions) -> None:
@@ -191,6 +170,8 @@ def _arguments(
         greater_is_better=True if validated else None,
         restore_callback_states_from_checkpoint=True,
         remove_unused_columns=False,
+        gradient_checkpointing=options.gradient_checkpointing,
+        run_name=str(folder.parent),
         dataloader_pin_memory=False,
         disable_tqdm=True,
         report_to=[],
@@ -198,99 +179,3 @@ def _arguments(
     )
     arguments._n_gpu = min(1, arguments.n_gpu)  # never torch's DataParallel, which copies the model
     return arguments
-
-
-class _RecommendationTrainer(Trainer):
-    """The Trainer with our loss and validation.
-
-    A batch that is split for memory has the loss and the gradients of the whole: each part counts
-    by its labels.
-    """
-
-    loss_is_scaled_for_ga = True
-
-    def __init__(
-        self,
-        model: PeftModel,
-        arguments: TrainingArguments,
-        rows: list[TokenRow],
-        collate: Callable[[Sequence[TokenRow]], dict[str, Tensor]],
-        answers: Answers,
-        options: TuningOptions,
-        valid: Sequence[TokenRow],
-        log_file: Path,
-        on_progress: OnProgress,
-    ) -> None:
-        super().__init__(
-            model,
-            arguments,
-            data_collator=collate,
-            train_dataset=rows,
-            eval_dataset=list(valid) or None,
-        )
-        self.answers, self.loss_name, self.valid = answers, options.loss, valid
-        self.log_file, self.on_progress = log_file, on_progress
-        self.remove_callback(PrinterCallback)
-        if valid:
-            self.add_callback(EarlyStoppingCallback(early_stopping_patience=options.patience))
-
-    def get_batch_samples(
-        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
-    ) -> tuple[list[Any], int]:
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        return batches, sum(count_labels(batch, self.loss_name) for batch in batches)
-
-    def compute_loss(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Tensor:
-        assert not return_outputs
-        assert isinstance(num_items_in_batch, int)
-        loss = LOSSES[self.loss_name](cast("PeftModel", model), inputs, self.answers)
-        self._check_loss(float(loss.detach()))
-        return loss * (count_labels(inputs, self.loss_name) / num_items_in_batch)
-
-    def _check_loss(self, loss: float) -> None:
-        first = next((entry["loss"] for entry in self.state.log_history if "loss" in entry), loss)
-        if not math.isfinite(loss) or loss > first + _EXPLODED:
-            raise TuningError(
-                f"the loss became {loss:.3g} at step {self.state.global_step + 1} (it began at "
-                f"{first:.3g}): lower learning_rate ({self.args.learning_rate:g}), or use dtype "
-                f"float32; the last checkpoint is kept"
-            )
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        # Told not to save embeddings, PEFT does not look for the base model's config on the hub.
-        cast("PeftModel", self.model).save_pretrained(
-            str(output_dir), save_embedding_layers=False, state_dict=state_dict
-        )
-
-    def evaluate(self, *_args: Any, **_kwargs: Any) -> dict[str, float]:
-        scores = score_rows(cast("PeftModel", self.model), self.valid, self.answers)
-        if not np.isfinite(scores).all():
-            raise TuningError(
-                f"validation scores are not finite after step {self.state.global_step}: lower "
-                f"learning_rate ({self.args.learning_rate:g}), or use dtype float32"
-            )
-        metrics = {"eval_auc": target_auc([row.likes[-1] for row in self.valid], scores)}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(
-            self.args, self.state, self.control, metrics
-        )
-        return metrics
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "train_runtime" in logs:  # the summary of one call: a resumed run would have two
-            return
-        super().log(logs, start_time)
-        with self.log_file.open("a", encoding="utf-8") as file:
-            file.write(_line(self.state.log_history[-1]))
-        note = f"loss {logs['loss']:.3f}" if "loss" in logs else f"AUC {logs['eval_auc']:.3f}"
-        self.on_progress(self.state.global_step, self.state.max_steps, note)
-
-
-def _line(entry: dict[str, float]) -> str:
-    return json.dumps(entry, sort_keys=True) + "\n"

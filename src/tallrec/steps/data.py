@@ -18,7 +18,6 @@ from tallrec.data.prepared import PreparedInfo, read_prepared, write_prepared
 from tallrec.data.samples import build_samples
 from tallrec.data.splits import SPLITS
 from tallrec.data.table import read_table
-from tallrec.files import write_atomically
 from tallrec.prompts.paper import paper_record
 from tallrec.recipe import DataRecipe
 from tallrec.types import Dataset, Splits
@@ -91,11 +90,14 @@ def prepare(
     shortest = history if min_history is None else min_history
     info = PreparedInfo(dataset.name, dataset.domain, split, history, shortest, like_above, seed)
     result = audit(splits)
-    write_prepared(out, splits, info)
-    write_atomically(out / "audit.json", (json.dumps(result, indent=2) + "\n").encode())
-    write_atomically(out / "audit.md", audit_markdown(result).encode())
+    files = {
+        "audit.json": (json.dumps(result, indent=2) + "\n").encode(),
+        "audit.md": audit_markdown(result).encode(),
+    }
     if paper_json:
-        write_paper_json(out / "paper", splits, dataset.domain)
+        pages = paper_files(splits, dataset.domain)
+        files |= {f"paper/{name}": content for name, content in pages.items()}
+    write_prepared(out, splits, info, files)
     return result
 
 
@@ -117,12 +119,12 @@ def prepare_recipe(data: DataRecipe, folder: Path, *, say: Say = print) -> Path:
     return folder
 
 
-def write_paper_json(folder: Path, splits: Splits, domain: str) -> None:
-    """Writes train.json, valid.json and test.json exactly as the paper's released files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, part in splits.parts().items():
-        records = [paper_record(sample, domain) for sample in part]
-        write_atomically(folder / f"{name}.json", json.dumps(records, indent=4).encode())
+def paper_files(splits: Splits, domain: str) -> dict[str, bytes]:
+    """train.json, valid.json and test.json exactly as the paper's released files."""
+    return {
+        f"{name}.json": json.dumps([paper_record(s, domain) for s in part], indent=4).encode()
+        for name, part in splits.parts().items()
+    }
 
 
 def backbone_source(source: str, *, say: Say = print) -> str | Path:

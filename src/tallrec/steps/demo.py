@@ -10,9 +10,11 @@ from tallrec.data.prepared import read_prepared
 from tallrec.evaluate import to_table
 from tallrec.recipe import Recipe
 from tallrec.recommend import recommendations_table
+from tallrec.run import open_run
 from tallrec.steps.data import Say
-from tallrec.steps.evaluate import evaluate_run, recommend_run
-from tallrec.steps.tune import load, tune_recipe
+from tallrec.steps.runs import run_recipe
+from tallrec.steps.score import recommend_run
+from tallrec.steps.tune import load
 
 
 def run_demo(
@@ -29,10 +31,8 @@ def run_demo(
     """
     started = time.monotonic()
     backbone = load(recipe, say=say)
-    run = tune_recipe(recipe, out, backbone=backbone, say=say)
-    result = evaluate_run(out, backbone=backbone, say=say)
-    show(to_table(result))
-    test = read_prepared(Path(run.info["data"]["folder"])).splits.test
+    show(to_table(run_recipe(recipe, out, backbone=backbone, say=say)))
+    test = read_prepared(Path(open_run(out).info["data"]["folder"])).splits.test
     user = test[0].user
     best = recommend_run(out, user, k=k, backbone=backbone, say=say)
     show(recommendations_table(best, user))

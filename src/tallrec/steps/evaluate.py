@@ -1,14 +1,12 @@
-"""The steps after tuning: evaluate, compare, score and recommend. They know Scorers only."""
+"""The measuring steps: a run beside counting, and runs beside each other."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -26,16 +24,12 @@ from tallrec.evaluate import (
     write_report,
 )
 from tallrec.evaluate.plots import figures, shots_figure
-from tallrec.llm.adapter import load_adapter
 from tallrec.llm.backbone import Backbone
-from tallrec.llm.scoring import LlmScorer
-from tallrec.progress import shown
-from tallrec.recommend import recommend
-from tallrec.run import RunDir, open_run
+from tallrec.run import RunDir
 from tallrec.steps.data import Say
-from tallrec.steps.stages import scorer_of
+from tallrec.steps.score import finished_run, part_of, score_seeds, score_table, score_untuned
 from tallrec.steps.tune import load, shots_of
-from tallrec.types import PARTS, FloatArray, Samples
+from tallrec.types import Samples
 
 
 def evaluate_run(
@@ -60,7 +54,7 @@ def evaluate_run(
     Raises:
         ValueError: If the run is unfinished or an option is not right.
     """
-    run = _finished(path)
+    run = finished_run(path)
     own = read_prepared(Path(run.info["data"]["folder"]))
     prepared = read_prepared(data) if data else own
     if (data or part != "test") and out is None:
@@ -68,11 +62,13 @@ def evaluate_run(
     out = out or path
     out.mkdir(parents=True, exist_ok=True)
     samples = part_of(prepared, part)
-    models = _score_seeds(run, prepared, samples, out, backbone, say)
     evaluation = Evaluation(
         labels=samples.labels,
         users=samples.users,
-        systems=(*models, *_count(run, own, samples)),
+        systems=(
+            *_models(run, samples, out, prepared.info.domain, backbone, say),
+            *_count(run, own, samples),
+        ),
         metadata=_metadata(run, prepared, part),
     )
     result = summarize(evaluation, resamples=run.recipe.evaluation.resamples)
@@ -88,10 +84,8 @@ def compare_runs(paths: list[Path], out: Path | None = None) -> Result:
     """
     results = {}
     for path in paths:
-        if not (path / "report.json").exists():
-            raise ValueError(f"{path} has no report yet: run 'tallrec evaluate {path}' first")
         name = path.name if len({p.name for p in paths}) == len(paths) else str(path)
-        results[name] = json.loads((path / "report.json").read_text(encoding="utf-8"))
+        results[name] = read_report(path)
     result = compare(results)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
@@ -99,140 +93,31 @@ def compare_runs(paths: list[Path], out: Path | None = None) -> Result:
     return result
 
 
-def score_run(
-    path: Path, out: Path, *, data: Path | None = None, part: str = "test", say: Say = print
-) -> pl.DataFrame:
-    """Scores a part of any prepared folder with a run and writes the scores as Parquet.
-
-    The scores are the mean log-odds of the run's seeds.
-
-    Returns:
-        `user`, `item`, `liked` (null where unknown) and `log_odds`, one row a sample.
+def read_report(path: Path) -> Result:
+    """The report of an evaluated run.
 
     Raises:
-        ValueError: If the run is unfinished, or an option or the folder is not right.
+        ValueError: If it has none.
     """
-    run = _finished(path)
-    prepared = read_prepared(data or Path(run.info["data"]["folder"]))
-    samples = part_of(prepared, part)
-    backbone = load(run.recipe, say=say)
-    scores = []
-    for seed in run.recipe.seeds:
-        with _scorer(run, backbone, seed, prepared.info.domain) as scorer:
-            scores.append(_shown(scorer, samples, f"Scoring, seed {seed}"))
-    table = _table(samples, np.mean(scores, axis=0))
-    table.write_parquet(out)
-    return table
-
-
-def recommend_run(
-    path: Path,
-    user: str,
-    *,
-    k: int = 10,
-    data: Path | None = None,
-    backbone: Backbone | None = None,
-    say: Say = print,
-) -> pl.DataFrame:
-    """The best items for a user by a run's first seed; see `recommend`.
-
-    The user is one of the run's own data or, where `data` is given, of that prepared folder.
-
-    Raises:
-        ValueError: If the run is unfinished or the user unknown.
-    """
-    run = _finished(path)
-    prepared = read_prepared(data or Path(run.info["data"]["folder"]))
-    backbone = backbone or load(run.recipe, say=say)
-    with (
-        _scorer(run, backbone, run.recipe.seeds[0], prepared.info.domain) as scorer,
-        shown("Ranking") as on_progress,
-    ):
-        return recommend(
-            replace(scorer, on_progress=on_progress),
-            prepared.splits.train,
-            user,
-            k=k,
-            history=prepared.info.history,
-        )
-
-
-def part_of(prepared: Prepared, part: str) -> Samples:
-    """A part by name.
-
-    Raises:
-        ValueError: If there is none of this name or it is empty.
-    """
-    if part not in PARTS:
-        raise ValueError(f"part must be one of {', '.join(PARTS)}; got {part!r}")
-    samples = prepared.splits.parts()[part]
-    if not len(samples):
-        raise ValueError(f"the part {part} of this prepared folder has no rows")
-    return samples
-
-
-def _finished(path: Path) -> RunDir:
-    run = open_run(path)
-    if not run.tuned:
-        raise ValueError(
-            f"{path} is not finished: continue it with the command that began it, "
-            f"'{' '.join(run.info['command'])}'"
-        )
-    return run
-
-
-@contextmanager
-def _scorer(run: RunDir, backbone: Backbone, seed: int, domain: str) -> Iterator[LlmScorer]:
-    model = load_adapter(backbone, run.adapter(seed))
     try:
-        yield scorer_of(run.recipe, backbone, model, domain)
-    finally:
-        model.unload()
+        return cast("Result", json.loads((path / "report.json").read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise ValueError(f"{path} has no report yet: run 'tallrec evaluate {path}' first") from None
 
 
-def _score_seeds(
-    run: RunDir,
-    prepared: Prepared,
-    samples: Samples,
-    out: Path,
-    backbone: Backbone | None,
-    say: Say,
+def _models(
+    run: RunDir, samples: Samples, out: Path, domain: str, backbone: Backbone | None, say: Say
 ) -> list[System]:
-    """Scores by every seed, each kept as Parquet; what is there already is not computed again."""
-    scores = []
-    for seed in run.recipe.seeds:
-        path = out / f"seed-{seed}" / "scores.parquet"
-        if not _holds(path, samples):
-            backbone = backbone or load(run.recipe, say=say)
-            path.parent.mkdir(exist_ok=True)
-            with _scorer(run, backbone, seed, prepared.info.domain) as scorer:
-                table = _table(samples, _shown(scorer, samples, f"Scoring, seed {seed}"))
-            table.write_parquet(path)
-        scores.append(pl.read_parquet(path)["log_odds"].to_numpy())
-    systems = [System(_name(run), MODEL, np.array(scores))]
-    if run.recipe.evaluation.zero_shot:
-        backbone = backbone or load(run.recipe, say=say)
-        untuned = scorer_of(run.recipe, backbone, backbone.model, prepared.info.domain)
-        zero = _shown(untuned, samples, "Scoring zero-shot")
-        systems.append(System(f"{_name(run)}, not tuned", "zero-shot", zero[None]))
+    """The tuned model and, where the recipe wants it, the same one without its adapter."""
+    recipe = run.recipe
+    name = f"{recipe.backbone.source}, {recipe.template}"
+    scores = score_seeds(run, samples, out, domain=domain, backbone=backbone, say=say)
+    systems = [System(name, MODEL, scores)]
+    if recipe.evaluation.zero_shot:
+        backbone = backbone or load(recipe, say=say)
+        zero = score_untuned(run, backbone, samples, domain=domain)
+        systems.append(System(f"{name}, not tuned", "zero-shot", zero))
     return systems
-
-
-def _holds(path: Path, samples: Samples) -> bool:
-    columns = ["user", "item", "liked"]
-    return path.exists() and pl.read_parquet(path, columns=columns).equals(_table(samples))
-
-
-def _table(samples: Samples, scores: FloatArray | None = None) -> pl.DataFrame:
-    table = samples.rows.select(
-        pl.col("user").cast(pl.String), pl.col("target").cast(pl.String).alias("item"), "liked"
-    )
-    return table if scores is None else table.with_columns(log_odds=pl.Series(scores))
-
-
-def _shown(scorer: LlmScorer, samples: Samples, description: str) -> FloatArray:
-    with shown(description) as on_progress:
-        return replace(scorer, on_progress=on_progress)(samples)
 
 
 def _count(run: RunDir, own: Prepared, samples: Samples) -> list[System]:
@@ -251,26 +136,23 @@ def _count(run: RunDir, own: Prepared, samples: Samples) -> list[System]:
     return systems
 
 
-def _name(run: RunDir) -> str:
-    return f"{run.recipe.backbone.source}, {run.recipe.template}"
-
-
-def _stages(run: RunDir) -> str:
-    """What was tuned on, in words; a stage on instructions that was left out is named too."""
+def stages_in_words(run: RunDir) -> str:
+    """What a run was tuned on; a stage on instructions that was left out is named too."""
     recipe = run.recipe
+    chat = run.info.get("backbone", {}).get("chat_template")
     stages = [f"instructions ({Path(stage.source).name})" for stage in recipe.instruction_stages]
     if recipe.backbone.adapter is not None:
         stages.insert(0, f"from the adapter {recipe.backbone.adapter}")
-    elif not stages and run.info["backbone"]["chat_template"]:
+    elif not stages and chat:
         stages.append("no instructions (the backbone is instruction-tuned: it has a chat template)")
     elif not stages:
         stages.append("no instructions")
-    return ", then ".join([*stages, *(["shots"] if recipe.shots_stage else [])])
+    return ", then ".join([*stages, "shots" if recipe.shots_stage else "no shots"])
 
 
 def _metadata(run: RunDir, prepared: Prepared, part: str) -> dict[str, Any]:
     recipe, info = run.recipe, run.info
-    questions = _table(prepared.splits.parts()[part]).write_csv()
+    questions = score_table(prepared.splits.parts()[part]).write_csv()
     return {
         "run": run.path.name,
         "recipe": recipe.name,
@@ -279,11 +161,11 @@ def _metadata(run: RunDir, prepared: Prepared, part: str) -> dict[str, Any]:
         "part": part,
         "backbone": recipe.backbone.source,
         "template": recipe.template,
-        "stages": _stages(run),
+        "stages": stages_in_words(run),
         "shots": recipe.shots.count if recipe.shots_stage else 0,
         "seeds": list(recipe.seeds),
         "validation": recipe.shots.validation,
-        "tuning_seconds": [facts["seconds"] for facts in info["tuning"].values()],
+        "tuning_seconds": [facts["seconds"] for facts in run.tuning.values()],
         "test_hash": hashlib.sha256(questions.encode()).hexdigest(),
         "tallrec": info["tallrec"],
     }

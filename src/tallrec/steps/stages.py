@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from dataclasses import dataclass, fields
@@ -15,7 +16,7 @@ from tallrec.data.instructions import (
     instruction_files,
     read_instructions,
 )
-from tallrec.files import sha256
+from tallrec.files import sha256, write_atomically
 from tallrec.llm.adapter import (
     AdapterCard,
     attach_lora,
@@ -106,8 +107,9 @@ def tune_stage(
     seed: int,
     start: Path | None,
     valid: list[TokenRow] | None = None,
+    facts: dict[str, Any] | None = None,
     title: str = "Tuning",
-) -> dict[str, Any]:
+) -> None:
     """Tunes a stage and writes its adapter to `folder / "adapter"`, or continues where it was.
 
     Args:
@@ -118,10 +120,8 @@ def tune_stage(
         seed: Seeds a fresh adapter, the order of the rows and dropout.
         start: The adapter to go on from; a fresh one if None.
         valid: Rows that stop tuning.
+        facts: What `tuning.json` shall tell of the rows.
         title: What the progress bar is called.
-
-    Returns:
-        Facts for the run's record.
 
     Raises:
         ValueError: If the adapter to start from does not fit, tuning fails, or what was saved
@@ -139,6 +139,7 @@ def tune_stage(
             scorer.answers,
             TuningOptions(**options, seed=seed),
             folder=folder,
+            loggers=bench.recipe.loggers,
             valid=valid or (),
             on_progress=on_progress,
         )
@@ -147,16 +148,18 @@ def tune_stage(
     save_adapter(model, folder / "adapter.new", _card(bench.backbone, scorer))
     model.unload()
     _prove(bench, folder / "adapter.new", before)
-    (folder / "adapter.new").replace(folder / "adapter")
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     aucs = [entry["eval_auc"] for entry in log if "eval_auc" in entry]
-    return {
+    found = {
         "seconds": round(seconds, 1),
         "rows": len(rows),
         "validation_rows": len(valid) if valid else 0,
         "dropped_history_items": sum(row.dropped for row in rows),
         "best_validation_auc": max(aucs, default=None),
     }
+    text = json.dumps(found | (facts or {}), indent=2) + "\n"
+    write_atomically(folder / "tuning.json", text.encode())
+    (folder / "adapter.new").replace(folder / "adapter")  # last: it says that the stage is done
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
 def probe_of(samples: Samples) -> Samples:

@@ -10,7 +10,8 @@ from tallrec.llm.backbone import Backbone, load_backbone
 from tallrec.prompts.responses import ended
 from tallrec.recipe import Recipe, ShotsStage
 from tallrec.run import RunDir, create_run
-from tallrec.steps.data import Say, backbone_source, instructions_source, prepare_recipe
+from tallrec.steps.check import check_data, check_sources
+from tallrec.steps.data import Say, backbone_source, prepare_recipe
 from tallrec.steps.stages import Workbench, instruction_rows, probe_of, tune_stage
 from tallrec.types import Samples
 
@@ -25,7 +26,8 @@ def tune_recipe(
 ) -> RunDir:
     """Tunes the stages of a recipe for each of its seeds; continues a run that was cut off.
 
-    Stages on instructions do not depend on shots and are tuned once for all seeds.
+    Stages on instructions do not depend on shots and are tuned once for all seeds. Of a run that
+    is tuned already, nothing is changed.
 
     Args:
         recipe: What to do.
@@ -37,13 +39,25 @@ def tune_recipe(
     Raises:
         ValueError: If something is not right; see the steps that raise it.
     """
-    _check_sources(recipe)
+    check_sources(recipe)
+    if data is None:
+        check_data(recipe)
     run = create_run(out, recipe)
-    folder = data or prepare_recipe(recipe.data, out / "data", say=say)
+    with run.locked():
+        _tune(run, data, backbone, say)
+    return run
+
+
+def _tune(run: RunDir, data: Path | None, backbone: Backbone | None, say: Say) -> None:
+    recipe = run.recipe
+    folder = data or prepare_recipe(recipe.data, run.path / "data", say=say)
     prepared = read_prepared(folder)
     known = run.info.get("data")
     if known and known["sha256"] != prepared.hashes:
-        raise ValueError(f"{out} was begun on other data than {folder}: give another --out")
+        raise ValueError(f"{run.path} was begun on other data than {folder}: give another --out")
+    if known and run.tuned:
+        say(f"{run.path} is tuned already: nothing was changed")
+        return
     backbone = backbone or load(recipe, say=say)
     run.add(
         data={"folder": str(folder.resolve()), "sha256": prepared.hashes},
@@ -61,18 +75,8 @@ def tune_recipe(
     start = _tune_instructions(run, bench)
     if recipe.shots_stage is not None:
         for seed in recipe.seeds:
-            if not run.adapter(seed).is_dir():
+            if not (run.seed(seed) / "adapter").is_dir():
                 _tune_shots(run, bench, recipe.shots_stage, prepared, seed, start)
-    return run
-
-
-def _check_sources(recipe: Recipe) -> None:
-    """Finds a mistyped path before anything is written or loaded."""
-    start = recipe.backbone.adapter
-    if start is not None and not Path(start).is_dir():
-        raise ValueError(f"there is no adapter folder {start} to go on from")
-    for stage in recipe.instruction_stages:
-        instructions_source(stage.source)
 
 
 def load(recipe: Recipe, *, say: Say = print) -> Backbone:
@@ -84,6 +88,7 @@ def load(recipe: Recipe, *, say: Say = print) -> Backbone:
         name=source,
         dtype=recipe.backbone.dtype,
         device=recipe.backbone.device,
+        quantize=recipe.backbone.quantize,
     )
 
 
@@ -117,10 +122,16 @@ def _tune_instructions(run: RunDir, bench: Workbench) -> Path | None:
                 f"Tuning on {len(rows)} instructions of {stage.source} "
                 f"({found['too_long']} left out as too long), shared by all seeds"
             )
-            facts = tune_stage(
-                bench, stage, folder, rows, seed=stage.seed, start=latest, title="Instructions"
+            tune_stage(
+                bench,
+                stage,
+                folder,
+                rows,
+                seed=stage.seed,
+                start=latest,
+                facts=found,
+                title="Instructions",
             )
-            _record(run, folder, facts | found)
         latest = folder / "adapter"
     return latest
 
@@ -143,7 +154,7 @@ def _tune_shots(
     )
     if stage.loss != "answers":
         rows = ended(rows, tokenizer.eos_token_id)
-    facts = tune_stage(
+    tune_stage(
         bench,
         stage,
         run.seed(seed),
@@ -152,8 +163,3 @@ def _tune_shots(
         start=start,
         valid=scorer.encode(valid) if valid else None,
     )
-    _record(run, run.seed(seed), facts)
-
-
-def _record(run: RunDir, folder: Path, facts: dict[str, object]) -> None:
-    run.add(tuning=run.info.get("tuning", {}) | {folder.name: facts})

@@ -1,0 +1,89 @@
+"""`tallrec prepare`: a data set becomes a prepared folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tallrec.console import say, show_markdown
+
+
+def prepare(
+    dataset: Annotated[
+        str, typer.Argument(metavar="DATASET", help="movielens-100k, movielens-1m or a table file.")
+    ],
+    out: Annotated[Path, typer.Option(help="The folder to write; must not exist.")],
+    split: Annotated[str, typer.Option(help="users, time or paper.")] = "users",
+    source: Annotated[
+        Path | None, typer.Option(help="Folder or zip of a named data set's original files.")
+    ] = None,
+    history: Annotated[int, typer.Option(help="Longest history of a sample, in events.")] = 10,
+    min_history: Annotated[
+        int | None, typer.Option(help="Shortest history of a sample.", show_default="--history")
+    ] = None,
+    like_above: Annotated[float, typer.Option(help="A rating above this is a like.")] = 3.0,
+    seed: Annotated[int, typer.Option(help="Seed of the split 'users'.")] = 0,
+    paper_json: Annotated[
+        bool, typer.Option("--paper-json", help="Write the paper's JSON files as well.")
+    ] = False,
+    user: Annotated[str | None, typer.Option(help="Table: column of user ids.")] = None,
+    item: Annotated[str | None, typer.Option(help="Table: column of item ids.")] = None,
+    rating: Annotated[str | None, typer.Option(help="Table: column of ratings.")] = None,
+    timestamp: Annotated[str | None, typer.Option(help="Table: column of timestamps.")] = None,
+    title: Annotated[str | None, typer.Option(help="Table: column of item titles.")] = None,
+    creator: Annotated[str | None, typer.Option(help="Table: column of creators.")] = None,
+    items: Annotated[
+        Path | None, typer.Option(help="Table: a second file with the titles.")
+    ] = None,
+    items_id: Annotated[str | None, typer.Option(help="Table: item id column of --items.")] = None,
+    separator: Annotated[
+        str | None, typer.Option(help="Table: such as ';', '::' or '\\t'.")
+    ] = None,
+    header: Annotated[bool, typer.Option(help="Table: whether row 1 names the columns.")] = True,
+    encoding: Annotated[str, typer.Option(help="Table: such as latin-1.")] = "utf-8",
+    quoting: Annotated[bool, typer.Option(help='Table: whether " encloses fields.')] = True,
+    domain: Annotated[str, typer.Option(help="Table: the noun for an item.")] = "item",
+) -> None:
+    """Turn a data set into a prepared folder: samples, splits and an audit."""
+    from tallrec.data import DATASETS
+    from tallrec.data.audit import audit_markdown
+    from tallrec.steps.data import load_dataset
+    from tallrec.steps.data import prepare as prepare_step
+
+    names = {
+        "user": user,
+        "item": item,
+        "rating": rating,
+        "timestamp": timestamp,
+        "title": title,
+        "creator": creator,
+    }
+    columns = {role: name for role, name in names.items() if name is not None}
+    table = (
+        {}
+        if dataset in DATASETS
+        else {
+            "columns": columns,
+            "items": items,
+            "items_id": items_id,
+            "separator": separator,
+            "header": header,
+            "encoding": encoding,
+            "quoting": quoting,
+            "domain": domain,
+        }
+    )
+    audit = prepare_step(
+        load_dataset(dataset, source=source, say=say, **table),
+        out,
+        split=split,
+        history=history,
+        min_history=min_history,
+        like_above=like_above,
+        seed=seed,
+        paper_json=paper_json,
+    )
+    show_markdown(audit_markdown(audit))
+    say(f"Written to {out}")

@@ -1,0 +1,150 @@
+"""Trainer with this project's batch, loss, validation and checkpoints."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+from transformers import PrinterCallback, Trainer, TrainingArguments
+
+from tallrec.llm.loss import LOSSES, collate, count_labels
+from tallrec.llm.scoring import score_rows
+from tallrec.progress import OnProgress
+from tallrec.prompts.answers import Answers, TokenRow
+from tallrec.types import FloatArray
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+_EXPLODED = 20.0  # nats a label above the first loss; log(vocabulary) is about 11
+
+
+class TuningError(ValueError):
+    """Tuning cannot go on; the message says why and what to change."""
+
+
+class RecommendationTrainer(Trainer):
+    """Trainer with the loss on answers, validation by AUC, and a log of plain lines.
+
+    A batch that is split for memory has the loss and the gradients of the whole: each part counts
+    by its labels.
+    """
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: PeftModel,
+        arguments: TrainingArguments,
+        rows: Sequence[TokenRow],
+        answers: Answers,
+        loss: str,
+        valid: Sequence[TokenRow],
+        log_file: Path,
+        on_progress: OnProgress,
+    ) -> None:
+        super().__init__(
+            model,
+            arguments,
+            data_collator=partial(collate, loss=loss),
+            train_dataset=list(rows),
+            eval_dataset=list(valid) or None,
+        )
+        self.answers, self.loss_name, self.valid = answers, loss, valid
+        self.log_file, self.on_progress = log_file, on_progress
+        self.remove_callback(PrinterCallback)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], int]:
+        """The micro-batches of a step, and what their losses together are the mean of."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        return batches, sum(count_labels(batch, self.loss_name) for batch in batches)
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """A micro-batch's share of the loss of its step."""
+        assert not return_outputs
+        assert isinstance(num_items_in_batch, int)
+        loss = LOSSES[self.loss_name](cast("PeftModel", model), inputs, self.answers)
+        self._check_loss(float(loss.detach()))
+        return loss * (count_labels(inputs, self.loss_name) / num_items_in_batch)
+
+    def _check_loss(self, loss: float) -> None:
+        first = next((entry["loss"] for entry in self.state.log_history if "loss" in entry), loss)
+        if not math.isfinite(loss) or loss > first + _EXPLODED:
+            raise TuningError(
+                f"the loss became {loss:.3g} at step {self.state.global_step + 1} (it began at "
+                f"{first:.3g}): lower learning_rate ({self.args.learning_rate:g}), or use dtype "
+                f"float32; the last checkpoint is kept"
+            )
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, SafetensorError, RuntimeError) as error:  # of torch, a RuntimeError
+            step, folder = self.state.global_step, Path(str(self.args.output_dir))
+            # What there is of it takes room that the next try may need.
+            shutil.rmtree(folder / f"checkpoint-{step}", ignore_errors=True)
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            raise TuningError(
+                f"the checkpoint of step {step} cannot be written to {folder} ({reason}): make "
+                f"room there, or make it writable; the checkpoint before it is kept"
+            ) from error
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        # Told not to save embeddings, PEFT does not look for the base model's config on the hub.
+        cast("PeftModel", self.model).save_pretrained(
+            str(output_dir), save_embedding_layers=False, state_dict=state_dict
+        )
+
+    def evaluate(self, *_args: Any, **_kwargs: Any) -> dict[str, float]:
+        """AUC of the validation rows' targets."""
+        scores = score_rows(cast("PeftModel", self.model), self.valid, self.answers)
+        if not np.isfinite(scores).all():
+            raise TuningError(
+                f"validation scores are not finite after step {self.state.global_step}: lower "
+                f"learning_rate ({self.args.learning_rate:g}), or use dtype float32"
+            )
+        metrics = {"eval_auc": target_auc([row.likes[-1] for row in self.valid], scores)}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Logs a step to `metrics.jsonl`, the loggers and the progress bar."""
+        if "train_runtime" in logs:  # the summary of one call: a resumed run would have two
+            return
+        super().log(logs, start_time)
+        with self.log_file.open("a", encoding="utf-8") as file:
+            file.write(log_line(self.state.log_history[-1]))
+        note = f"loss {logs['loss']:.3f}" if "loss" in logs else f"AUC {logs['eval_auc']:.3f}"
+        self.on_progress(self.state.global_step, self.state.max_steps, note)
+
+
+def target_auc(likes: Sequence[bool | None], scores: FloatArray) -> float:
+    """AUC of the targets; 0.5 where only one class is there."""
+    labels = np.array(likes, dtype=bool)
+    return float(roc_auc_score(labels, scores)) if 0 < labels.sum() < len(labels) else 0.5
+
+
+def log_line(entry: dict[str, float]) -> str:
+    """A line of `metrics.jsonl`."""
+    return json.dumps(entry, sort_keys=True) + "\n"

@@ -1,0 +1,189 @@
+"""Scores by the adapters of a run: of a part of a prepared folder, or of the items for a user."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from tallrec.data.prepared import Prepared, read_prepared
+from tallrec.files import write_atomically
+from tallrec.llm.adapter import load_adapter
+from tallrec.llm.backbone import Backbone
+from tallrec.llm.scoring import LlmScorer
+from tallrec.progress import shown
+from tallrec.recommend import recommend
+from tallrec.run import RunDir, open_run
+from tallrec.steps.data import Say
+from tallrec.steps.stages import scorer_of
+from tallrec.steps.tune import load
+from tallrec.types import PARTS, FloatArray, Samples
+
+
+def score_run(
+    path: Path, out: Path, *, data: Path | None = None, part: str = "test", say: Say = print
+) -> pl.DataFrame:
+    """Scores a part of any prepared folder with a run and writes the scores as Parquet.
+
+    The scores are the mean log-odds of the run's seeds.
+
+    Returns:
+        `user`, `item`, `liked` (null where unknown) and `log_odds`, one row a sample.
+
+    Raises:
+        ValueError: If the run is unfinished, or an option or the folder is not right.
+    """
+    run = finished_run(path)
+    prepared = read_prepared(data or Path(run.info["data"]["folder"]))
+    samples = part_of(prepared, part)
+    backbone = load(run.recipe, say=say)
+    scores = []
+    for seed in run.recipe.seeds:
+        with _scorer(run, backbone, seed, prepared.info.domain) as scorer:
+            scores.append(_shown(scorer, samples, f"Scoring, seed {seed}"))
+    table = score_table(samples, np.mean(scores, axis=0))
+    _write(out, table)
+    return table
+
+
+def recommend_run(
+    path: Path,
+    user: str,
+    *,
+    k: int = 10,
+    data: Path | None = None,
+    backbone: Backbone | None = None,
+    say: Say = print,
+) -> pl.DataFrame:
+    """The best items for a user by a run's first seed; see `recommend`.
+
+    The user is one of the run's own data or, where `data` is given, of that prepared folder.
+
+    Raises:
+        ValueError: If the run is unfinished or the user unknown.
+    """
+    run = finished_run(path)
+    prepared = read_prepared(data or Path(run.info["data"]["folder"]))
+    backbone = backbone or load(run.recipe, say=say)
+    with (
+        _scorer(run, backbone, run.recipe.seeds[0], prepared.info.domain) as scorer,
+        shown("Ranking") as on_progress,
+    ):
+        return recommend(
+            replace(scorer, on_progress=on_progress),
+            prepared.splits.train,
+            user,
+            k=k,
+            history=prepared.info.history,
+        )
+
+
+def score_seeds(
+    run: RunDir,
+    samples: Samples,
+    out: Path,
+    *,
+    domain: str,
+    backbone: Backbone | None = None,
+    say: Say = print,
+) -> FloatArray:
+    """Log-odds by every seed of a run, shape [n_seeds, n].
+
+    Each seed's are kept in `out / "seed-N" / "scores.parquet"`; what is there already, for the same
+    samples, is not computed again.
+    """
+    for seed in run.recipe.seeds:
+        path = _scores_file(out, seed)
+        if not _holds(path, samples):
+            backbone = backbone or load(run.recipe, say=say)
+            path.parent.mkdir(exist_ok=True)
+            with _scorer(run, backbone, seed, domain) as scorer:
+                _write(path, score_table(samples, _shown(scorer, samples, f"Scoring, seed {seed}")))
+    return read_scores(run, out)
+
+
+def read_scores(run: RunDir, out: Path) -> FloatArray:
+    """The log-odds that `score_seeds` has written, shape [n_seeds, n]."""
+    paths = (_scores_file(out, seed) for seed in run.recipe.seeds)
+    return np.array([pl.read_parquet(path)["log_odds"].to_numpy() for path in paths])
+
+
+def score_untuned(run: RunDir, backbone: Backbone, samples: Samples, *, domain: str) -> FloatArray:
+    """Log-odds by the backbone without any adapter, shape [1, n]."""
+    scorer = scorer_of(run.recipe, backbone, backbone.model, domain)
+    return _shown(scorer, samples, "Scoring, not tuned")[None]
+
+
+def part_of(prepared: Prepared, part: str) -> Samples:
+    """A part by name.
+
+    Raises:
+        ValueError: If there is none of this name or it is empty.
+    """
+    if part not in PARTS:
+        raise ValueError(f"part must be one of {', '.join(PARTS)}; got {part!r}")
+    samples = prepared.splits.parts()[part]
+    if not len(samples):
+        raise ValueError(f"the part {part} of this prepared folder has no rows")
+    return samples
+
+
+def finished_run(path: Path) -> RunDir:
+    """Opens a run whose tuning is finished.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    run = open_run(path)
+    if not run.tuned:
+        raise ValueError(
+            f"{path} is not finished: continue it with the command that began it, "
+            f"'{run.info['command']}'"
+        )
+    return run
+
+
+def score_table(samples: Samples, scores: FloatArray | None = None) -> pl.DataFrame:
+    """One row a sample: user, item, liked (null where unknown) and, with scores, log_odds."""
+    table = samples.rows.select(
+        pl.col("user").cast(pl.String), pl.col("target").cast(pl.String).alias("item"), "liked"
+    )
+    return table if scores is None else table.with_columns(log_odds=pl.Series(scores))
+
+
+@contextmanager
+def _scorer(run: RunDir, backbone: Backbone, seed: int, domain: str) -> Iterator[LlmScorer]:
+    adapter = run.adapter(seed)
+    if adapter is None:
+        yield scorer_of(run.recipe, backbone, backbone.model, domain)
+        return
+    model = load_adapter(backbone, adapter)
+    try:
+        yield scorer_of(run.recipe, backbone, model, domain)
+    finally:
+        model.unload()
+
+
+def _scores_file(out: Path, seed: int) -> Path:
+    return out / f"seed-{seed}" / "scores.parquet"
+
+
+def _holds(path: Path, samples: Samples) -> bool:
+    columns = ["user", "item", "liked"]
+    return path.exists() and pl.read_parquet(path, columns=columns).equals(score_table(samples))
+
+
+def _shown(scorer: LlmScorer, samples: Samples, description: str) -> FloatArray:
+    with shown(description) as on_progress:
+        return replace(scorer, on_progress=on_progress)(samples)
+
+
+def _write(path: Path, table: pl.DataFrame) -> None:
+    content = io.BytesIO()
+    table.write_parquet(content)
+    write_atomically(path, content.getvalue())
