@@ -19,7 +19,7 @@ def finish(run):
 def test_a_run_records_where_it_came_from(tmp_path):
     run = create_run(tmp_path / "a", RECIPE)
     assert open_run(tmp_path / "a").recipe == RECIPE
-    assert run.info["command"].startswith("tallrec ")
+    assert run.info["command"].startswith("tallrec")
     assert run.info["folder"] == str(Path.cwd())
     assert {"torch", "transformers", "peft"} <= run.info["libraries"].keys()
     run.add(data={"folder": "x"})

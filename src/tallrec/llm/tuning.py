@@ -170,7 +170,7 @@ def _arguments(
         greater_is_better=True if validated else None,
         restore_callback_states_from_checkpoint=True,
         remove_unused_columns=False,
-        gradient_checkpointing=options.gradient_checkpointing,
+        activation_checkpointing=options.gradient_checkpointing,
         run_name=str(folder.parent),
         dataloader_pin_memory=False,
         disable_tqdm=True,
