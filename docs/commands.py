@@ -5,19 +5,30 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from typer.models import CommandInfo, TyperInfo
 from typer.testing import CliRunner
 
 from tallrec.cli import app
 
 PAGE = Path(__file__).with_name("commands.md")
 HEADER = "# Commands\n\nMade from the commands' own help by `python docs/commands.py`.\n"
+
+
+def name(command: CommandInfo) -> str:
+    """What a command is called."""
+    return command.name or getattr(command.callback, "__name__", "")
+
+
+def within(group: TyperInfo) -> list[tuple[str, ...]]:
+    """A group itself and its commands."""
+    commands = group.typer_instance.registered_commands if group.typer_instance else []
+    return [(), *((name(command),) for command in commands)]
+
+
 COMMANDS = [
     (),
-    *((command.callback.__name__,) for command in app.registered_commands if command.callback),
-    ("assets",),
-    ("assets", "list"),
-    ("assets", "fetch"),
-    ("assets", "path"),
+    *((name(command),) for command in app.registered_commands),
+    *((group.name or "", *rest) for group in app.registered_groups for rest in within(group)),
 ]
 
 

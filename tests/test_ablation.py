@@ -58,7 +58,13 @@ def test_every_part_is_a_run_and_the_first_stage_is_tuned_once(world):
 def test_the_page_holds_every_part_and_what_each_stage_changes(world):
     folder, _, page = world
     assert (folder / "out" / "report.md").read_text(encoding="utf-8") == page
-    for row in ("| neither |", "| AT |", "| RT, 8 shots |", "| AT + RT, 16 shots |", "| like-rate |"):
+    for row in (
+        "| neither |",
+        "| AT |",
+        "| RT, 8 shots |",
+        "| AT + RT, 16 shots |",
+        "| like-rate |",
+    ):
         assert page.count(row) >= 2, row
     first, second = json.loads((folder / "out" / "report.json").read_text(encoding="utf-8"))
     pairs = {(d["system"], d["baseline"]) for d in first["differences"]}

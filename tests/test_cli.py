@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -121,7 +122,9 @@ def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(table, tiny_folder):
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "This goes on from the last checkpoint:\n  tallrec tune demo --data data --out run" in said
+    assert (
+        "This goes on from the last checkpoint:\n  tallrec tune demo --data data --out run" in said
+    )
     assert "Traceback" not in said
     assert not (table / "run" / "seed-0" / "adapter").exists()
     assert subprocess.run(arguments, cwd=table, check=False).returncode == 0
@@ -134,3 +137,45 @@ def wait_until(happened, seconds=120):
     while not happened():
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.05)
+
+
+def test_a_run_from_recipe_to_removal(table, tiny_folder):
+    prepared = tallrec("prepare", "ratings.csv", "--history", 3, "--out", "data", cwd=table)
+    assert prepared.returncode == 0
+    settings = [f"backbone.source={tiny_folder}", "shots.count=8", "evaluation.resamples=200"]
+    command = ["run", "demo", "--data", "data", "--out", "runs/a"]
+    command += [word for setting in settings for word in ("--set", setting)]
+    first = tallrec(*command, cwd=table)
+    assert first.returncode == 0, first.stderr
+    again = tallrec(*command, cwd=table)
+    assert "is finished: nothing was computed again" in again.stderr
+    assert again.stdout == first.stdout
+    listed = tallrec("runs", "list", cwd=table).stdout
+    assert "runs/a" in listed
+    assert "evaluated" in listed
+    record = tallrec("runs", "show", "runs/a", cwd=table).stdout
+    repeat = next(line for line in record.splitlines() if line.startswith("repeat = "))
+    words = shlex.split(repeat.removeprefix("repeat = ")[1:-1])
+    assert words[:2] == ["tallrec", "run"]
+    assert tallrec(*words[1:], cwd=table).returncode == 0
+    weights = "seed-0/adapter/adapter_model.safetensors"
+    repeated = (table / "runs/a-again" / weights).read_bytes()
+    assert repeated == (table / "runs/a" / weights).read_bytes()
+    assert "a-again" in tallrec("runs", "compare", "runs/a", "runs/a-again", cwd=table).stdout
+    assert tallrec("runs", "rm", "runs/a", cwd=table).returncode == 1  # nobody says yes
+    assert (table / "runs" / "a").exists()
+    assert tallrec("runs", "rm", "runs/a", "--yes", cwd=table).returncode == 0
+    assert not (table / "runs" / "a").exists()
+    assert tallrec("runs", "rm", "data", "--yes", cwd=table).returncode == 2
+    assert (table / "data" / "prepared.json").exists()
+
+
+def test_a_recipe_is_shown_and_checked(table):
+    shown = tallrec("recipe", "show", "demo", "--set", "seeds=[3]", cwd=table)
+    (table / "mine.toml").write_text(shown.stdout, encoding="utf-8")
+    assert tallrec("recipe", "check", "mine.toml", cwd=table).returncode == 0
+    assert tallrec("recipe", "show", "mine.toml", cwd=table).stdout == shown.stdout
+    assert "two-stages" in tallrec("recipe", "list", cwd=table).stdout
+    missing = tallrec("recipe", "check", "two-stages", cwd=table)
+    assert missing.returncode == 2
+    assert "stages.0.source: there is no file or folder" in missing.stderr

@@ -51,7 +51,15 @@ def tiny_recipe(folder, *settings):
 def test_a_run_holds_what_the_docs_say(world):
     run = world / "run"
     names = {str(p.relative_to(run)) for p in run.rglob("*") if p.is_file()}
-    expected = {".lock", "recipe.toml", "run.json", "report.md", "report.json", "roc.png", "calibration.png"}
+    expected = {
+        ".lock",
+        "recipe.toml",
+        "run.json",
+        "report.md",
+        "report.json",
+        "roc.png",
+        "calibration.png",
+    }
     for seed in (0, 1):
         expected |= {
             f"seed-{seed}/{name}"

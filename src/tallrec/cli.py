@@ -56,7 +56,7 @@ def demo(
 
     path = free_path(out)
     if path != out:
-        say(f"{out} is finished and is not overwritten; this run goes to {path}")
+        say(f"{out} is not overwritten; this run goes to {path}")
     with _resumable():
         run_demo(load_recipe("demo"), path, k=k, say=say, show=show)
 
