@@ -19,7 +19,7 @@ _HOME = {
     "open_run": "tallrec.run",
     "tune_recipe": "tallrec.steps.tune",
     "evaluate_run": "tallrec.steps.evaluate",
-    "recommend_run": "tallrec.steps.evaluate",
+    "recommend_run": "tallrec.steps.score",
 }
 
 __all__ = list(_HOME)
