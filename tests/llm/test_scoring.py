@@ -9,7 +9,8 @@ from transformers import LlamaForCausalLM
 
 from tallrec.llm.adapter import attach_lora
 from tallrec.llm.backbone import load_backbone
-from tallrec.llm.scoring import batches, check_readable, head_logits, hidden_at, pad, score_rows
+from tallrec.llm.forward import hidden_at
+from tallrec.llm.scoring import check_readable, head_logits, score_rows
 from tallrec.prompts.answers import Answers, TokenRow
 from tests.baselines.contract import ScorerContract
 from tests.llm.architectures import CONFIGS, tiny_model
@@ -97,26 +98,12 @@ def test_progress_counts_rows():
         tiny_model("llama"),
         random_rows(9),
         ANSWERS,
-        batch_tokens=130,
+        batch_tokens=70,
         on_progress=lambda done, total, _note: calls.append((done, total)),
     )
     assert [done for done, _ in calls] == sorted({done for done, _ in calls})
     assert calls[-1] == (9, 9)
     assert len(calls) > 2
-
-
-def test_batches_take_each_row_once_longest_first_within_the_budget():
-    lengths = [int(n) for n in np.random.default_rng(0).integers(1, 50, 40)] + [500]
-    found = list(batches(lengths, 100))
-    assert sorted(i for batch in found for i in batch) == list(range(41))
-    longest = [max(lengths[i] for i in batch) for batch in found]
-    assert longest == sorted(longest, reverse=True)
-    for batch, length in zip(found, longest, strict=True):
-        assert len(batch) == 1 or len(batch) * length <= 100
-
-
-def test_pad():
-    assert pad([[1, 2, 3], [4]]).tolist() == [[1, 2, 3], [4, 0, 0]]
 
 
 def test_a_head_in_bfloat16_is_computed_in_float32():

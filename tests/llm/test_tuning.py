@@ -11,9 +11,10 @@ from peft import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 from tallrec.evaluate import METRICS
+from tallrec.llm import tuning
 from tallrec.llm.adapter import attach_lora
 from tallrec.llm.checkpoints import last_checkpoint
-from tallrec.llm.loss import LOSSES, collate, count_labels
+from tallrec.llm.loss import LOSSES, collate
 from tallrec.llm.scoring import score_rows
 from tallrec.llm.trainer import TuningError, target_auc
 from tallrec.llm.tuning import TuningOptions, tune
@@ -97,7 +98,7 @@ def test_micro_batches_add_up_to_the_batch(tiny_folder, tmp_path, loss):
 def test_the_answer_loss_is_the_cross_entropy_of_yes_and_no(backbone):
     scorer = scorer_for(backbone)
     rows = scorer.encode(shots()[:3])
-    batch = collate(rows, "answers")
+    batch = collate(rows, "answers", by_tree=False)
     expected = []
     with torch.no_grad():
         for row in rows:
@@ -107,7 +108,7 @@ def test_the_answer_loss_is_the_cross_entropy_of_yes_and_no(backbone):
                 pair = logits[position, [scorer.answers.no, scorer.answers.yes]]
                 expected.append(float(-pair.log_softmax(0)[int(like)]))
         loss = LOSSES["answers"](backbone.model, batch, scorer.answers)
-    assert len(expected) == count_labels(batch, "answers") == 3 * 9
+    assert len(expected) == len(batch["targets_n"]) == 3 * 9
     assert float(loss) == pytest.approx(np.mean(expected), abs=1e-5)
 
 
@@ -133,22 +134,33 @@ def test_the_loss_on_all_tokens_is_the_models_own(backbone, tiny_folder, tmp_pat
 
 def test_collate():
     rows = [TokenRow([5, 6, 7, 8], [0, 2], [True, False]), TokenRow([5, 9], [0], [False])]
-    batch = {name: tensor.tolist() for name, tensor in collate(rows, "all-tokens").items()}
-    assert batch == {
+    padded = {k: v.tolist() for k, v in collate(rows, "answers", by_tree=False).items()}
+    assert padded == {
         "ids_bt": [[5, 6, 7, 8], [5, 9, 0, 0]],
         "at_n2": [[0, 0], [0, 2], [1, 0]],
-        "likes_n": [True, False, False],
-        "labels_bt": [[5, 6, 7, 8], [5, 9, -100, -100]],
+        "targets_n": [True, False, False],
     }
-    assert count_labels(collate(rows, "answers"), "answers") == 3
-    assert count_labels(collate(rows, "all-tokens"), "all-tokens") == 3 + 1
-    response = collate([*rows, TokenRow([5, 6, 7], [0], [])], "response")
-    assert response["labels_bt"].tolist() == [
-        [-100, -100, -100, 8],
-        [-100, 9, -100, -100],
-        [-100, 6, 7, -100],
-    ]
-    assert count_labels(response, "response") == 4
+    shared = collate(rows, "answers", by_tree=True)
+    assert shared["plan"].tree.ids_n.tolist() == [5, 6, 7, 8, 9]
+    assert shared["at_n"].tolist() == [0, 2, 0]
+    every = collate(rows, "all-tokens", by_tree=False)
+    assert every["at_n2"].tolist() == [[0, 0], [0, 1], [0, 2], [1, 0]]
+    assert every["targets_n"].tolist() == [6, 7, 8, 9]
+    rows.append(TokenRow([5, 6, 7], [0], []))
+    response = collate(rows, "response", by_tree=False)
+    assert response["at_n2"].tolist() == [[0, 2], [1, 0], [2, 0], [2, 1]]
+    assert response["targets_n"].tolist() == [8, 9, 6, 7]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_rows_that_share_a_prefix_tune_as_rows_that_do_not(
+    tiny_folder, tmp_path, monkeypatch, loss
+):
+    runs = []
+    for i in range(2):
+        runs.append(tune_tiny(tiny_folder, tmp_path / str(i), dropout=0.0, epochs=2, loss=loss))
+        monkeypatch.setattr(tuning, "takes_trees", lambda *_: False)
+    np.testing.assert_allclose(losses(runs[0][2]), losses(runs[1][2]), atol=1e-4)
 
 
 def test_the_loss_on_the_response_is_the_cross_entropy_of_its_tokens(backbone):
@@ -161,7 +173,9 @@ def test_the_loss_on_the_response_is_the_cross_entropy_of_its_tokens(backbone):
             (position,) = row.positions
             wanted = row.ids[position + 1 :]
             expected += [-float(logits[position + i, id_]) for i, id_ in enumerate(wanted)]
-        loss = LOSSES["response"](backbone.model, collate(rows, "response"), Answers(5, 9))
+        loss = LOSSES["response"](
+            backbone.model, collate(rows, "response", by_tree=False), Answers(5, 9)
+        )
     assert float(loss) == pytest.approx(np.mean(expected), abs=1e-5)
 
 

@@ -23,6 +23,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from tallrec.llm.memory import keep_freed_memory
 from tallrec.llm.scoring import check_readable
 
 if TYPE_CHECKING:
@@ -82,6 +83,8 @@ def load_backbone(
     """
     torch_device = choose_device(device)
     torch_dtype = choose_dtype(dtype, torch_device)
+    if torch_device.type == "cpu":
+        keep_freed_memory()
     folder, gguf = _locate(str(source))
     bits = _quantization(quantize, torch_dtype, gguf)
     local = Path(folder).is_dir()

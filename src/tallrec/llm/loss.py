@@ -3,74 +3,80 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from tallrec.llm.scoring import head_logits, hidden_at, log_odds, pad
+from tallrec.llm.attention import Plan
+from tallrec.llm.forward import hidden_at, hidden_by_tree, pad
+from tallrec.llm.scoring import head_logits, log_odds
+from tallrec.llm.tree import build_tree
 from tallrec.prompts.answers import Answers, TokenRow
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
 # Shape letters as in `tallrec.llm.scoring`.
-IGNORED = -100  # the label of a token that no loss counts, as in transformers
 
 
-def answer_loss(model: PeftModel, batch: dict[str, Tensor], answers: Answers) -> Tensor:
+def answer_loss(model: PeftModel, batch: dict[str, Any], answers: Answers) -> Tensor:
     """Binary cross-entropy of the log-odds at every answer position of the rows.
 
     For a template with one answer this is the cross-entropy of Yes against No at the target; for
     `timeline` the answers of the history are supervised as well.
     """
-    hidden_nd = hidden_at(model, batch["ids_bt"], batch["at_n2"])
-    odds = log_odds(model, hidden_nd, answers)
-    return torch.nn.functional.binary_cross_entropy_with_logits(odds, batch["likes_n"].float())
+    odds = log_odds(model, hidden_of(model, batch), answers)
+    return torch.nn.functional.binary_cross_entropy_with_logits(odds, batch["targets_n"].float())
 
 
-def token_loss(model: PeftModel, batch: dict[str, Tensor], _answers: Answers) -> Tensor:
+def token_loss(model: PeftModel, batch: dict[str, Any], _answers: Answers) -> Tensor:
     """Cross-entropy over the vocabulary of every token that `collate` has labelled.
 
     Labelled are the tokens of the response (`response`), or all of prompt and response as in the
     paper's released code (`all-tokens`).
     """
-    wanted_bt = batch["labels_bt"][:, 1:]
-    at_n2 = (wanted_bt != IGNORED).nonzero()  # the token before predicts the one that is wanted
-    logits_nv = head_logits(model, hidden_at(model, batch["ids_bt"], at_n2))
-    return torch.nn.functional.cross_entropy(logits_nv, wanted_bt[at_n2[:, 0], at_n2[:, 1]])
+    logits_nv = head_logits(model, hidden_of(model, batch))
+    return torch.nn.functional.cross_entropy(logits_nv, batch["targets_n"])
 
 
-LOSSES: dict[str, Callable[[PeftModel, dict[str, Tensor], Answers], Tensor]] = {
+def hidden_of(model: PeftModel, batch: dict[str, Any]) -> Tensor:
+    """Hidden states where the batch has targets, hidden_nd."""
+    if "plan" in batch:
+        return hidden_by_tree(model, batch["plan"])[batch["at_n"]]
+    return hidden_at(model, batch["ids_bt"], batch["at_n2"])
+
+
+LOSSES: dict[str, Callable[[PeftModel, dict[str, Any], Answers], Tensor]] = {
     "answers": answer_loss,
     "response": token_loss,
     "all-tokens": token_loss,
 }
 
 
-def count_labels(batch: dict[str, Tensor], loss: str) -> int:
-    """What a loss is the mean of."""
-    if loss == "answers":
-        return len(batch["likes_n"])
-    return int((batch["labels_bt"][:, 1:] != IGNORED).sum())
-
-
-def collate(rows: Sequence[TokenRow], loss: str) -> dict[str, Tensor]:
-    """A batch of rows: ids_bt, at_n2 (row, position), likes_n and labels_bt.
+def collate(rows: Sequence[TokenRow], loss: str, *, by_tree: bool) -> dict[str, Any]:
+    """A batch of rows and its targets.
 
     Args:
         rows: Token rows.
-        loss: `response` labels the tokens after a row's last position, others all tokens.
+        loss: `answers`: each answer is a target, a like or not. `response`: the tokens after a
+            row's last position. `all-tokens`: every token but the first.
+        by_tree: Whether rows share what they begin with alike.
+
+    Returns:
+        `targets_n`; and by tree `plan` and `at_n`, places in it, else `ids_bt` and `at_n2`, row
+        and position.
     """
-    ids_bt = pad([row.ids for row in rows])
-    t = torch.arange(ids_bt.shape[1])
-    lengths = torch.tensor([len(row.ids) for row in rows])
-    starts = torch.tensor([row.positions[-1] + 1 if loss == "response" else 0 for row in rows])
-    labelled_bt = (t >= starts[:, None]) & (t < lengths[:, None])
-    at = [(b, position) for b, row in enumerate(rows) for position in row.positions]
-    return {
-        "ids_bt": ids_bt,
-        "at_n2": torch.tensor(at),
-        "likes_n": torch.tensor([bool(like) for row in rows for like in row.likes]),
-        "labels_bt": ids_bt.masked_fill(~labelled_bt, IGNORED),
-    }
+    if loss == "answers":
+        at = [(b, position) for b, row in enumerate(rows) for position in row.positions]
+        targets_n = torch.tensor([bool(like) for row in rows for like in row.likes])
+    else:  # the token before predicts a token
+        starts = [row.positions[-1] if loss == "response" else 0 for row in rows]
+        at = [(b, t) for b, row in enumerate(rows) for t in range(starts[b], len(row.ids) - 1)]
+        targets_n = torch.tensor([rows[b].ids[t + 1] for b, t in at])
+    ids = [row.ids for row in rows]
+    if not by_tree:
+        return {"ids_bt": pad(ids), "at_n2": torch.tensor(at), "targets_n": targets_n}
+    tree = build_tree(ids)
+    at_n = torch.tensor([int(tree.paths[b][t]) for b, t in at])
+    return {"plan": Plan(tree), "at_n": at_n, "targets_n": targets_n}

@@ -2,50 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from peft import PeftModel
 from torch import Tensor
 
-from tallrec.llm.prefix import compute_prefix, hidden_after, shared_length
+from tallrec.llm.forward import base_of, hidden_at, last_hidden
+from tallrec.llm.merge import merged
 from tallrec.progress import OnProgress, silent
 from tallrec.prompts import Template
 from tallrec.prompts.answers import Answers, TokenRow, encode
-from tallrec.types import FloatArray, IntArray, Sample, Samples
+from tallrec.types import FloatArray, Sample, Samples
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Shape letters: b rows, t tokens, n answer positions, d width, v vocabulary.
-
-
-def pad(rows: Sequence[Sequence[int]]) -> Tensor:
-    """Right-pads token rows to ids_bt. A causal model never looks at what stands to the right."""
-    ids_bt = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
-    for ids_t, row in zip(ids_bt, rows, strict=True):
-        ids_t[: len(row)] = torch.tensor(row)
-    return ids_bt
-
-
-def hidden_at(model: PreTrainedModel | PeftModel, ids_bt: Tensor, at_n2: Tensor) -> Tensor:
-    """Last hidden states at (row, position) pairs, hidden_nd; the head is not computed."""
-    hidden_btd: Tensor = decoder_of(model)(input_ids=ids_bt, use_cache=False).last_hidden_state
-    return hidden_btd[at_n2[:, 0], at_n2[:, 1]]
-
-
-def base_of(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
-    """The transformers model inside; adapters act in its layers either way."""
-    inner = model.get_base_model() if isinstance(model, PeftModel) else model
-    return cast("PreTrainedModel", inner)
-
-
-def decoder_of(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
-    """The model's layers without its head."""
-    return cast("PreTrainedModel", base_of(model).base_model)
 
 
 def head_logits(
@@ -121,20 +97,6 @@ def released(model: PreTrainedModel | PeftModel, hidden_nd: Tensor, answers: Ans
 ORDERINGS: dict[str, Callable[..., Tensor]] = {"log-odds": log_odds, "released": released}
 
 
-def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[IntArray]:
-    """Row numbers in batches of similar length, at most `batch_tokens` padded tokens each.
-
-    A row longer than that is a batch of its own. The longest come first, so that memory is
-    needed at once or never.
-    """
-    order = np.argsort(-np.asarray(lengths), kind="stable")
-    start = 0
-    while start < len(order):
-        stop = start + max(1, batch_tokens // max(1, lengths[order[start]]))
-        yield order[start:stop]
-        start = stop
-
-
 @torch.no_grad()
 def score_rows(
     model: PreTrainedModel | PeftModel,
@@ -147,7 +109,7 @@ def score_rows(
 ) -> FloatArray:
     """Scores the target's answer of each row.
 
-    What all rows begin with (a user's history, when a catalogue is ranked) is computed once. In
+    What rows begin with alike (a user's history, when a catalogue is ranked) is computed once. In
     float32 a score depends on its batch by less than 1e-4. bfloat16 rounds differently in batches
     of another shape: SmolLM2's log-odds move by up to about 0.1.
 
@@ -156,7 +118,7 @@ def score_rows(
         rows: Tokenized samples.
         answers: The verbalizer.
         ordering: `log-odds`, or `released` (see `released`).
-        batch_tokens: Padded tokens in one forward pass; changes memory and speed, not scores.
+        batch_tokens: Tokens in one forward pass; changes memory and speed, not scores.
         on_progress: Called after each batch with rows done and rows in all.
 
     Returns:
@@ -170,35 +132,18 @@ def score_rows(
     was_training = model.training
     model.eval()
     scores = np.full(len(rows), np.nan)
+    prompts = [row.prompt for row in rows]
     done = 0
     try:
-        for batch, hidden_nd in _last_hidden(model, [row.prompt for row in rows], batch_tokens):
-            batch_scores = ORDERINGS[ordering](model, hidden_nd, answers)
-            scores[batch] = batch_scores.double().cpu().numpy()
-            done += len(batch)
-            on_progress(done, len(rows), "")
+        with merged(model):
+            for batch, hidden_nd in last_hidden(model, prompts, batch_tokens):
+                batch_scores = ORDERINGS[ordering](model, hidden_nd, answers)
+                scores[batch] = batch_scores.double().cpu().numpy()
+                done += len(batch)
+                on_progress(done, len(rows), "")
     finally:
         model.train(was_training)
     return scores
-
-
-def _last_hidden(
-    model: PreTrainedModel | PeftModel, prompts: list[list[int]], batch_tokens: int
-) -> Iterator[tuple[IntArray, Tensor]]:
-    """Row numbers and hidden states at the last token of each row's prompt, batch by batch."""
-    decoder = decoder_of(model)
-    shared = shared_length(prompts)
-    prefix = compute_prefix(decoder, prompts[0][:shared]) if shared else None
-    costs = [prefix.cost(prompt) if prefix else len(prompt) for prompt in prompts]
-    for batch in batches(costs, batch_tokens):
-        own = [prompts[i][prefix.length if prefix else 0 :] for i in batch]
-        ids_bt = pad(own).to(model.device)
-        last = torch.tensor([[b, len(ids) - 1] for b, ids in enumerate(own)], device=model.device)
-        if prefix:
-            hidden_nd = hidden_after(decoder, prefix, ids_bt)[last[:, 0], last[:, 1]]
-        else:
-            hidden_nd = hidden_at(model, ids_bt, last)
-        yield batch, hidden_nd
 
 
 @dataclass(frozen=True)
@@ -213,7 +158,7 @@ class LlmScorer:
         domain: The noun for an item.
         max_tokens: The longest row; longer ones lose their oldest history.
         ordering: `log-odds` or `released`.
-        batch_tokens: Padded tokens in one forward pass.
+        batch_tokens: Tokens in one forward pass.
         on_progress: Called after each batch.
     """
 

@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from tallrec.llm.loss import LOSSES, collate, count_labels
+from tallrec.llm.loss import LOSSES, collate
 from tallrec.llm.scoring import score_rows
 from tallrec.progress import OnProgress
 from tallrec.prompts.answers import Answers, TokenRow
@@ -49,6 +49,7 @@ class RecommendationTrainer(Trainer):
         rows: Sequence[TokenRow],
         answers: Answers,
         loss: str,
+        by_tree: bool,
         valid: Sequence[TokenRow],
         log_file: Path,
         on_progress: OnProgress,
@@ -56,7 +57,7 @@ class RecommendationTrainer(Trainer):
         super().__init__(
             model,
             arguments,
-            data_collator=partial(collate, loss=loss),
+            data_collator=partial(collate, loss=loss, by_tree=by_tree),
             train_dataset=list(rows),
             eval_dataset=list(valid) or None,
         )
@@ -69,7 +70,7 @@ class RecommendationTrainer(Trainer):
     ) -> tuple[list[Any], int]:
         """The micro-batches of a step, and what their losses together are the mean of."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        return batches, sum(count_labels(batch, self.loss_name) for batch in batches)
+        return batches, sum(len(batch["targets_n"]) for batch in batches)
 
     def compute_loss(
         self,
@@ -83,7 +84,7 @@ class RecommendationTrainer(Trainer):
         assert isinstance(num_items_in_batch, int)
         loss = LOSSES[self.loss_name](cast("PeftModel", model), inputs, self.answers)
         self._check_loss(float(loss.detach()))
-        return loss * (count_labels(inputs, self.loss_name) / num_items_in_batch)
+        return loss * (len(inputs["targets_n"]) / num_items_in_batch)
 
     def _check_loss(self, loss: float) -> None:
         first = next((entry["loss"] for entry in self.state.log_history if "loss" in entry), loss)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +14,11 @@ import torch
 from transformers import EarlyStoppingCallback, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
+from tallrec.llm.attention import attending_by_tree
 from tallrec.llm.checkpoints import last_checkpoint, read_state, stopped_after
+from tallrec.llm.forward import decoder_of, takes_trees
 from tallrec.llm.loggers import add_loggers
+from tallrec.llm.lora import quick_adapters
 from tallrec.llm.loss import LOSSES
 from tallrec.llm.trainer import RecommendationTrainer, TuningError, log_line
 from tallrec.progress import OnProgress, silent
@@ -99,8 +103,9 @@ def tune(
     arguments = _arguments(
         checkpoints, options, epochs, len(rows), bool(valid), use_cpu=model.device.type == "cpu"
     )
+    by_tree = takes_trees(model, max(len(row.ids) for row in rows))
     trainer = RecommendationTrainer(
-        model, arguments, rows, answers, options.loss, valid, log, on_progress
+        model, arguments, rows, answers, options.loss, by_tree, valid, log, on_progress
     )
     if valid:
         trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=options.patience))
@@ -108,7 +113,10 @@ def tune(
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity(logging.ERROR)  # it warns of quick checkpoints
     try:
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        # Gradient checkpointing goes through the layers again in the backward pass.
+        trees = attending_by_tree(decoder_of(model)) if by_tree else nullcontext()
+        with quick_adapters(model), trees:
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     except torch.OutOfMemoryError as error:
         raise TuningError(
             f"out of memory with micro_batch {options.micro_batch}: give a smaller one "

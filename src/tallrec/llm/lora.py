@@ -1,0 +1,84 @@
+"""LoRA's forward pass while tuning, with less to compute and to keep for the gradients.
+
+PEFT computes an adapter in float32 on a float32 copy of its input. Here its weights stay float32,
+and their product is computed in the model's dtype, as in mixed precision; dropout draws its mask
+again for the gradients instead of keeping it. In float32 without dropout the two are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from peft.tuners.lora import Linear
+from torch import Tensor
+from torch.nn.functional import linear
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+_LEVELS = 1 << 16  # of a drawn number
+
+
+class _Dropped(torch.autograd.Function):
+    """Zeroes each element with probability p, without scaling the rest.
+
+    torch draws on one core, element by element, which takes a tenth of a tuning step. Here it
+    draws a seed, so that its generator's state still says all.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
+        ctx.p, ctx.seed = p, int(torch.randint(1 << 62, ()))
+        return x * _mask(x, p, ctx.seed)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0] * _mask(grads[0], ctx.p, ctx.seed), None
+
+
+def _mask(like: Tensor, p: float, seed: int) -> Tensor:
+    drawn = np.random.Generator(np.random.SFC64(seed)).bytes(2 * like.numel())
+    mask = torch.frombuffer(bytearray(drawn), dtype=torch.int16) >= round((p - 0.5) * _LEVELS)
+    return mask.view(like.shape).to(like.device)
+
+
+def is_plain(layer: torch.nn.Module) -> bool:
+    """Whether a layer is W x + scale B A x and nothing else (no DoRA, no trained bias)."""
+    return (
+        type(layer) is Linear  # those of quantized weights are of other classes
+        and not (layer.disable_adapters or layer.merged or layer.lora_variant)
+        and all(
+            name in layer.lora_A and not layer.lora_bias[name] for name in layer.active_adapters
+        )
+    )
+
+
+def _forward(layer: Linear, x: Tensor) -> Tensor:
+    if not layer.training or layer.merged:
+        return Linear.forward(layer, x)
+    result: Tensor = layer.base_layer(x)
+    for name in layer.active_adapters:
+        p = getattr(layer.lora_dropout[name], "p", 0.0)
+        dropped: Tensor = _Dropped.apply(x, p) if p else x  # type: ignore[no-untyped-call]
+        a, b = (cast("Tensor", half[name].weight) for half in (layer.lora_A, layer.lora_B))
+        b = b * (layer.scaling[name] / (1 - p))  # what dropout leaves out, on average
+        result = result + linear(linear(dropped, a.to(x.dtype)), b.to(x.dtype))
+    return result
+
+
+@contextmanager
+def quick_adapters(model: PeftModel) -> Iterator[None]:
+    """Inside, plain LoRA layers compute as described above when the model is in training mode."""
+    layers = [cast("Linear", layer) for layer in model.modules() if is_plain(layer)]
+    for layer in layers:
+        layer.forward = partial(_forward, layer)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward

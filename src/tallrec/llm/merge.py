@@ -1,0 +1,54 @@
+"""Adapters folded into the weights they change, for as long as a model only reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, cast
+
+import torch
+
+from tallrec.llm.lora import is_plain
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from peft.tuners.lora import Linear
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+
+@contextmanager
+def merged(model: PreTrainedModel | PeftModel) -> Iterator[None]:
+    """Inside, a layer's weights are W + scale B A, added in float32 and then cast.
+
+    Afterwards the weights are what they were, bit for bit. Layers of which that is not the whole
+    update (quantized weights, DoRA, trained biases) keep computing it beside the weights.
+
+    Args:
+        model: A model; without an adapter nothing happens.
+    """
+    layers = [cast("Linear", layer) for layer in model.modules() if is_plain(layer)]
+    weights: list[Tensor] = []
+    try:
+        for layer in layers:
+            weight = _weight(layer)
+            weights.append(weight.data)
+            weight.data = _sum(layer, weight.data)
+            layer.merged_adapters.extend(layer.active_adapters)
+        yield
+    finally:
+        for layer, weight in zip(layers, weights, strict=False):
+            _weight(layer).data = weight
+            layer.merged_adapters.clear()
+
+
+def _weight(layer: Linear) -> Tensor:
+    return cast("Tensor", layer.get_base_layer().weight)
+
+
+@torch.no_grad()
+def _sum(layer: Linear, weight_oi: Tensor) -> Tensor:
+    sum_oi = weight_oi.float()
+    for name in layer.active_adapters:
+        sum_oi = sum_oi + layer.get_delta_weight(name).float()
+    return sum_oi.to(weight_oi.dtype)

@@ -1,0 +1,133 @@
+"""Quick adapters and merged ones are PEFT's, in less time."""
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from tallrec.llm.adapter import attach_lora
+from tallrec.llm.lora import _Dropped, quick_adapters
+from tallrec.llm.merge import merged
+from tests.llm.architectures import tiny_model
+from tests.llm.test_tuning import losses, same, weights
+from tests.llm.tune_tiny import tune_tiny
+
+LAYER = "base_model.model.model.layers.0.self_attn.q_proj.base_layer.weight"
+IDS = torch.tensor([[3, 4, 5, 6, 7, 8]])
+
+
+def adapted(backbone, **options):
+    model = attach_lora(backbone, targets=("all-linear",), **options)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+def gradients(model):
+    model.zero_grad()
+    model(input_ids=IDS).logits.square().mean().backward()
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def test_without_dropout_gradients_are_pefts_own(backbone):
+    model = adapted(backbone, dropout=0.0).train()
+    expected = gradients(model)
+    with quick_adapters(model):
+        found = gradients(model)
+    assert len(expected) == len(found) > 20
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-4)
+
+
+def test_adapters_are_pefts_own_again_afterwards(backbone):
+    model = adapted(backbone)
+    layer = model.get_submodule("model.model.layers.0.self_attn.q_proj")
+    with quick_adapters(model):
+        assert "forward" in vars(layer)
+    assert "forward" not in vars(layer)
+
+
+@pytest.mark.parametrize("p", [0.05, 0.5])
+def test_dropout_zeroes_its_share_and_only_their_gradients(p):
+    x = torch.ones(400, 500, requires_grad=True)
+    dropped = _Dropped.apply(x, p)
+    assert set(dropped.unique().tolist()) == {0.0, 1.0}
+    assert float((dropped == 0).float().mean()) == pytest.approx(p, abs=0.005)
+    dropped.sum().backward()
+    assert torch.equal(x.grad, dropped)
+
+
+def test_torchs_generator_decides_what_is_dropped():
+    x = torch.ones(50, 50)
+    masks = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        masks.append((_Dropped.apply(x, 0.5), _Dropped.apply(x, 0.5)))
+    assert torch.equal(masks[0][0], masks[1][0])
+    assert torch.equal(masks[0][1], masks[1][1])
+    assert not torch.equal(masks[0][0], masks[0][1])
+    assert not torch.equal(masks[0][0], masks[2][0])
+
+
+def test_dropout_leaves_the_mean_alone(backbone):
+    model = adapted(backbone, dropout=0.3).train()
+    layer = model.get_submodule("model.model.layers.0.self_attn.q_proj")
+    x = torch.randn(1, 3, layer.in_features)
+    with quick_adapters(model), torch.no_grad():
+        mean = torch.stack([layer(x) for _ in range(4000)]).mean(0)
+        torch.testing.assert_close(mean, layer.eval()(x), atol=0.05, rtol=0)
+
+
+def test_gradient_checkpointing_changes_nothing(tiny_folder, tmp_path):
+    """Layers are gone through twice: dropout and the tree must be the same both times."""
+    runs = [
+        tune_tiny(tiny_folder, tmp_path / str(i), dropout=0.2, epochs=2, gradient_checkpointing=on)
+        for i, on in enumerate((False, True))
+    ]
+    np.testing.assert_allclose(losses(runs[0][2]), losses(runs[1][2]), atol=1e-6)
+    for name, tensor in weights(runs[0][1]).items():
+        torch.testing.assert_close(weights(runs[1][1])[name], tensor, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_merged_weights_answer_alike_and_come_back_bit_for_bit(backbone):
+    model = adapted(backbone).eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    layer = model.get_submodule("model.model.layers.0.self_attn.q_proj")
+    plain = model(input_ids=IDS).logits
+    with merged(model):
+        assert layer.merged
+        assert not torch.equal(layer.weight, before[LAYER])
+        torch.testing.assert_close(model(input_ids=IDS).logits, plain, atol=1e-5, rtol=1e-4)
+    assert not layer.merged
+    assert same(model.state_dict(), before)
+    assert torch.equal(model(input_ids=IDS).logits, plain)
+
+
+@torch.no_grad()
+def test_an_error_inside_unmerges(backbone):
+    model = adapted(backbone).eval()
+    before = model.get_parameter(LAYER).clone()
+    with pytest.raises(KeyError), merged(model):
+        raise KeyError
+    assert torch.equal(model.get_parameter(LAYER), before)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("options", [{"use_dora": True}, {"lora_bias": True}])
+def test_other_adapters_stay_beside_the_weights(options):
+    config = LoraConfig(target_modules=["q_proj"], init_lora_weights=False, **options)
+    base = tiny_model("qwen2")
+    model = get_peft_model(base, config).eval()
+    plain = model(input_ids=IDS).logits
+    with merged(model), quick_adapters(model):
+        assert torch.equal(model(input_ids=IDS).logits, plain)
+
+
+def test_a_disabled_adapter_is_not_merged(backbone):
+    model = adapted(backbone).eval()
+    with torch.no_grad(), model.disable_adapter():
+        plain = model(input_ids=IDS).logits
+        with merged(model):
+            assert torch.equal(model(input_ids=IDS).logits, plain)
