@@ -5,6 +5,10 @@ nothing of the other. All like about half of what they see and every item is lik
 users, so a scorer that beats 0.5 here has read *what* a user liked.
 """
 
+import itertools
+import json
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 
@@ -70,3 +74,13 @@ def planted_taste(samples: Samples) -> FloatArray:
 def kind(title: str) -> str:
     """Sea or Hill."""
     return title.split(maxsplit=1)[0]
+
+
+def write_instructions(path: Path, n: int) -> None:
+    """Invented general instructions in Alpaca's format: say a colour one, two, ... n times."""
+    colours = itertools.cycle(["blue", "red"])
+    records = [
+        {"instruction": f"Say {colour} {i} times.", "input": "", "output": f"{colour} " * i}
+        for i, colour in zip(range(1, n + 1), colours, strict=False)
+    ]
+    path.write_text(json.dumps(records), encoding="utf-8")

@@ -8,7 +8,7 @@ from tallrec.data.prepared import write_prepared
 from tallrec.recipe import load_recipe
 from tallrec.run import find_runs
 from tallrec.steps.ablate import ablate
-from tests.planted import planted_splits
+from tests.planted import planted_splits, write_instructions
 from tests.test_pipeline import INFO, silent
 
 
@@ -17,11 +17,7 @@ def world(tmp_path_factory, tiny_folder):
     """An ablation of two recipes over two numbers of shots and two seeds."""
     folder = tmp_path_factory.mktemp("ablation")
     write_prepared(folder / "data", planted_splits(), INFO)
-    records = [
-        {"instruction": f"Say red {i} times.", "input": "", "output": "red " * i}
-        for i in range(1, 9)
-    ]
-    (folder / "general.json").write_text(json.dumps(records), encoding="utf-8")
+    write_instructions(folder / "general.json", 8)
     recipes = [recipe_of(name, folder, tiny_folder) for name in ("two-stages", "two-stages-paper")]
     page = ablate(
         recipes, folder / "out", shots=[8, 16], seeds=[0, 1], data=folder / "data", say=silent

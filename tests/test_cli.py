@@ -150,6 +150,11 @@ def test_a_run_from_recipe_to_removal(table, tiny_folder):
     again = tallrec(*command, cwd=table)
     assert "is finished: nothing was computed again" in again.stderr
     assert again.stdout == first.stdout
+    others = ("--history", 2, "--out", "others")
+    assert tallrec("prepare", "ratings.csv", *others, cwd=table).returncode == 0
+    refused = tallrec(*("others" if word == "data" else word for word in command), cwd=table)
+    assert refused.returncode == 2
+    assert "runs/a was begun on other data than others: give another --out" in refused.stderr
     listed = tallrec("runs", "list", cwd=table).stdout
     assert "runs/a" in listed
     assert "evaluated" in listed

@@ -1,6 +1,5 @@
 """Killed at any moment of both stages, a run goes on and ends in the same weights."""
 
-import json
 import multiprocessing
 import random
 import time
@@ -8,7 +7,7 @@ import time
 import pytest
 
 from tallrec.data.prepared import write_prepared
-from tests.planted import planted_splits
+from tests.planted import planted_splits, write_instructions
 from tests.test_pipeline import INFO
 from tests.two_stages import tune_both
 
@@ -46,11 +45,7 @@ def world(tmp_path_factory, tiny_folder):
     """Data, an undisturbed run, and how long such a run takes."""
     folder = tmp_path_factory.mktemp("kills")
     write_prepared(folder / "data", planted_splits(), INFO)
-    records = [
-        {"instruction": f"Say red {i} times.", "input": "", "output": "red " * i}
-        for i in range(1, 13)
-    ]
-    (folder / "general.json").write_text(json.dumps(records), encoding="utf-8")
+    write_instructions(folder / "general.json", 12)
     finish(folder, tiny_folder, "warm-up")
     began = time.monotonic()
     finish(folder, tiny_folder, "undisturbed")

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
@@ -15,7 +16,7 @@ from tallrec.recipe import load_recipe
 from tallrec.run import open_run
 from tallrec.steps.evaluate import evaluate_run
 from tallrec.steps.tune import tune_recipe
-from tests.planted import planted_splits
+from tests.planted import planted_splits, write_instructions
 from tests.test_pipeline import INFO, silent
 
 STAGES = """[
@@ -29,11 +30,7 @@ def world(tmp_path_factory, tiny_folder):
     """Prepared data, instruction records and a run of both stages with two seeds."""
     folder = tmp_path_factory.mktemp("stages")
     write_prepared(folder / "data", planted_splits(), INFO)
-    records = [
-        {"instruction": f"Say {word} {i} times.", "input": "", "output": f"{word} " * i}
-        for i, word in enumerate(["blue", "red"] * 10, start=1)
-    ]
-    (folder / "general.json").write_text(json.dumps(records), encoding="utf-8")
+    write_instructions(folder / "general.json", 20)
     recipe = recipe_of(folder, tiny_folder, STAGES.format(source=folder / "general.json"))
     tune_recipe(recipe, folder / "both", data=folder / "data", say=silent)
     return folder
@@ -136,3 +133,15 @@ def test_a_mistyped_path_is_named_before_anything_is_written(world, tiny_folder,
         with pytest.raises(ValueError, match=message):
             tune_recipe(recipe, tmp_path / "run", data=world / "data", say=silent)
         assert not (tmp_path / "run").exists()
+
+
+def test_strength_multiplies_the_update(world, tiny_folder, tmp_path):
+    adapters = []
+    for strength in ("1.0", "0.5"):
+        settings = ("seeds=[0]", f"stages.0.strength={strength}")
+        recipe = recipe_of(world, tiny_folder, '[{data="shots", epochs=1}]', *settings)
+        run = tune_recipe(recipe, tmp_path / strength, data=world / "data", say=silent)
+        adapters.append(load_file(run.adapter(0) / "adapter_model.safetensors"))
+    for name, tensor in adapters[0].items():
+        factor = 0.5 if "lora_B" in name else 1.0
+        torch.testing.assert_close(adapters[1][name], tensor * factor)

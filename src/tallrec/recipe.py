@@ -125,6 +125,8 @@ class ShotsStage(_Stage):
 
     data: Literal["shots"] = "shots"
     loss: Literal["answers", "response", "all-tokens"] = "answers"
+    strength: float = Field(1.0, gt=0, le=1)
+    """What the adapter's update is multiplied by when it is saved (WiSE-FT)."""
 
 
 STAGES: dict[str, type[BaseModel]] = {"instructions": InstructionsStage, "shots": ShotsStage}

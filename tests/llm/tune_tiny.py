@@ -32,6 +32,7 @@ def tune_tiny(
     samples=None,
     valid=(),
     dropout=0.3,
+    loggers=(),
     on_progress=lambda *_: None,
     **options,
 ):
@@ -49,6 +50,7 @@ def tune_tiny(
         TuningOptions(**{**OPTIONS, **options}),
         folder=folder,
         valid=scorer.encode(valid),
+        loggers=loggers,
         on_progress=on_progress,
     )
     return backbone, model, log

@@ -101,7 +101,7 @@ def _obstacle(decoder: PreTrainedModel) -> str:
     kinds = set(getattr(config, "layer_types", None) or ())
     if other := kinds - {"full_attention", "sliding_attention"}:
         return f"{name} has layers of {', '.join(sorted(other))}"
-    if not decoder.is_backend_compatible():
+    if not decoder.is_backend_compatible():  # type: ignore[no-untyped-call]
         return f"{name} takes no other attention than its own"
     middle = config.vocab_size // 2  # the first tokens are special ones
     rows = [[middle + i for i in row] for row in _PROBE]

@@ -82,3 +82,15 @@ def quick_adapters(model: PeftModel) -> Iterator[None]:
     finally:
         for layer in layers:
             del layer.forward
+
+
+@torch.no_grad()
+def weaken(model: PeftModel, strength: float) -> None:
+    """Multiplies the update of an adapter, in place.
+
+    Between the backbone (0) and the tuned model (1) there is often one better than both: what the
+    backbone knew is diluted less (Wortsman et al., 2022, WiSE-FT).
+    """
+    for name, parameter in model.named_parameters():
+        if ".lora_B." in name:
+            parameter.mul_(strength)

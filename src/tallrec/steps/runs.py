@@ -6,13 +6,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from tallrec.data.prepared import read_prepared
 from tallrec.evaluate import Result
 from tallrec.llm.backbone import Backbone
 from tallrec.recipe import Recipe
 from tallrec.run import RunDir, create_run, open_run
 from tallrec.steps.data import Say
 from tallrec.steps.evaluate import evaluate_run, read_report, stages_in_words
-from tallrec.steps.tune import tune_recipe
+from tallrec.steps.tune import check_same_data, tune_recipe
 
 
 def run_recipe(
@@ -37,7 +38,9 @@ def run_recipe(
     Raises:
         ValueError: If something is not right; see the steps that raise it.
     """
-    if out.exists() and any(out.iterdir()) and create_run(out, recipe).evaluated:
+    if out.exists() and any(out.iterdir()) and (run := create_run(out, recipe)).evaluated:
+        if data is not None:
+            check_same_data(run, data, read_prepared(data))
         say(f"{out} is finished: nothing was computed again")
         return read_report(out)
     tune_recipe(recipe, out, data=data, backbone=backbone, say=say)

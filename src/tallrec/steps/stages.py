@@ -25,6 +25,7 @@ from tallrec.llm.adapter import (
     save_adapter,
 )
 from tallrec.llm.backbone import Backbone
+from tallrec.llm.lora import weaken
 from tallrec.llm.scoring import LlmScorer
 from tallrec.llm.tuning import TuningOptions, tune
 from tallrec.progress import shown
@@ -144,6 +145,8 @@ def tune_stage(
             on_progress=on_progress,
         )
     seconds = time.monotonic() - started
+    if isinstance(stage, ShotsStage):
+        weaken(model, stage.strength)
     before = scorer(bench.probe)
     save_adapter(model, folder / "adapter.new", _card(bench.backbone, scorer))
     model.unload()

@@ -52,9 +52,7 @@ def _tune(run: RunDir, data: Path | None, backbone: Backbone | None, say: Say) -
     recipe = run.recipe
     folder = data or prepare_recipe(recipe.data, run.path / "data", say=say)
     prepared = read_prepared(folder)
-    known = run.info.get("data")
-    if known and known["sha256"] != prepared.hashes:
-        raise ValueError(f"{run.path} was begun on other data than {folder}: give another --out")
+    known = check_same_data(run, folder, prepared)
     if known and run.tuned:
         say(f"{run.path} is tuned already: nothing was changed")
         return
@@ -77,6 +75,18 @@ def _tune(run: RunDir, data: Path | None, backbone: Backbone | None, say: Say) -
         for seed in recipe.seeds:
             if not (run.seed(seed) / "adapter").is_dir():
                 _tune_shots(run, bench, recipe.shots_stage, prepared, seed, start)
+
+
+def check_same_data(run: RunDir, folder: Path, prepared: Prepared) -> bool:
+    """Whether a run was begun on data before.
+
+    Raises:
+        ValueError: If it was, and on other data than these.
+    """
+    known = run.info.get("data")
+    if known and known["sha256"] != prepared.hashes:
+        raise ValueError(f"{run.path} was begun on other data than {folder}: give another --out")
+    return bool(known)
 
 
 def load(recipe: Recipe, *, say: Say = print) -> Backbone:

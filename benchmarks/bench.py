@@ -1,0 +1,254 @@
+"""Speed and memory of tallrec beside what its users would write otherwise.
+
+    make bench                                        all of it, about an hour on two cores
+    python benchmarks/bench.py --tasks score --repeats 1
+
+Every measurement is a process of its own (`systems.py`); systems take turns, the order alternates
+from round to round, and a figure is the median of the rounds. Writes `benchmarks/results.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tallrec.assets import fetch
+from tallrec.data.movielens import read_movielens_100k
+from tallrec.data.samples import build_samples, samples_for_user
+from tallrec.data.splits import split_paper
+from tallrec.llm.adapter import AdapterCard, attach_lora, save_adapter
+from tallrec.llm.backbone import Backbone, load_backbone
+from tallrec.llm.tree import build_tree
+from tallrec.prompts import TEMPLATES
+from tallrec.prompts.answers import encode, resolve_answers
+from tallrec.types import Samples
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results.json"
+SHOTS, MAX_TOKENS = 64, 512
+EQUAL = {"float32": 0.02, "bfloat16": 0.1}  # root mean square of log-odds, against float32 alone
+
+
+@dataclass(frozen=True)
+class Task:
+    """Something to be timed, by whom, in which dtypes; `rows_file` names the token rows."""
+
+    name: str
+    opponents: tuple[tuple[str, str], ...]
+    dtypes: tuple[str, ...] = ("bfloat16",)
+
+
+PORT, HF, CACHE = ("port", "float32"), ("tuned-hf", "bfloat16"), ("hf-cache", "bfloat16")
+TASKS = {
+    "tune": Task("tune-paper", (PORT, HF, ("trl", "bfloat16")), ("bfloat16", "float32")),
+    "score": Task("score-paper", (PORT, HF), ("bfloat16", "float32")),
+    "rank": Task("rank-paper", (PORT, HF, CACHE), ("bfloat16", "float32")),
+    "tune-timeline": Task("tune-timeline", (HF,)),
+    "score-timeline": Task("score-timeline", (HF,)),
+    "rank-timeline": Task("rank-timeline", (HF, CACHE)),
+}
+
+
+def prepare(folder: Path) -> Backbone:
+    """Model and adapter as folders, and the rows of every task; the adapter's update is random."""
+    backbone = load_backbone(fetch("smollm2-135m"), dtype="bfloat16")
+    backbone.model.save_pretrained(folder / "model")
+    backbone.tokenizer.save_pretrained(folder / "model")
+    backbone = load_backbone(folder / "model", dtype="bfloat16")
+    splits = split_paper(build_samples(read_movielens_100k(fetch("movielens-100k"))))
+    user = str(splits.test.events["user"][0])
+    catalogue = np.arange(splits.test.catalog.height)
+    ranked = samples_for_user(splits.test, user, catalogue, history=10)
+    for template in ("paper", "timeline"):
+        write_rows(folder / f"tune-{template}.json", backbone, template, splits.train[:SHOTS])
+        write_rows(folder / f"score-{template}.json", backbone, template, splits.test)
+        write_rows(folder / f"rank-{template}.json", backbone, template, ranked)
+    save_random_adapter(backbone, folder / "adapter")
+    return backbone
+
+
+def write_rows(path: Path, backbone: Backbone, template: str, samples: Samples) -> None:
+    shape = TEMPLATES[template]
+    answers = resolve_answers(backbone.tokenizer, shape, "movie")
+    rows = encode(
+        backbone.tokenizer, shape, answers, samples, domain="movie", max_tokens=MAX_TOKENS
+    )
+    if answers.lead:
+        raise ValueError("the opponents read answers of one token")
+    stored = [[row.ids, row.positions, row.likes] for row in rows]
+    path.write_text(json.dumps({"yes": answers.yes, "no": answers.no, "rows": stored}))
+
+
+def save_random_adapter(backbone: Backbone, folder: Path) -> None:
+    model = attach_lora(backbone)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.02)
+    card = AdapterCard(
+        "bench", backbone.fingerprint, "paper", "movie", "Yes", "No", 0, 1, MAX_TOKENS
+    )
+    save_adapter(model, folder, card)
+    model.unload()
+
+
+def measure(system: str, task: str, dtype: str, folder: Path) -> dict[str, object] | None:
+    """One process; None if the opponent is not installed."""
+    command = [sys.executable, str(HERE / "systems.py"), system, task, dtype, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "ModuleNotFoundError" in done.stderr:
+        return None
+    if done.returncode:
+        sys.exit(f"{system} {task} {dtype} failed:\n{done.stderr[-3000:]}")
+    found: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def rounds(task: Task, repeats: int, folder: Path) -> dict[tuple[str, str], list[dict]]:
+    """All measurements of a task by (system, dtype); the order alternates."""
+    systems = [*(("tallrec", dtype) for dtype in task.dtypes), *task.opponents]
+    found: dict[tuple[str, str], list[dict]] = {}
+    for i in range(repeats):
+        for system, dtype in systems if i % 2 == 0 else systems[::-1]:
+            measured = measure(system, task.name, dtype, folder)
+            if measured is None:
+                print(f"{task.name}: {system} is not installed and left out", flush=True)
+                continue
+            found.setdefault((system, dtype), []).append(measured)
+            rate = measured["rows"] / measured["seconds"]
+            print(
+                f"{task.name:15} {system:9} {dtype:9} round {i + 1}: {rate:8.2f} rows/s, peak "
+                f"{measured['peak_mib']:,.0f} MiB",
+                flush=True,
+            )
+    return found
+
+
+def rate_of(measured: list[dict]) -> np.ndarray:
+    return np.array([one["rows"] / one["seconds"] for one in measured])
+
+
+def results(task: Task, found: dict[tuple[str, str], list[dict]]) -> Iterator[dict[str, object]]:
+    """Every opponent against tallrec in the same dtype and in its best."""
+    exact = np.array(found.get(("tallrec", "float32"), [{"scores": []}])[0]["scores"])
+    for (system, dtype), theirs in found.items():
+        if system == "tallrec":
+            continue
+        for ours_dtype in task.dtypes:
+            ours = found["tallrec", ours_dtype]
+            mine, other = np.median(rate_of(ours)), np.median(rate_of(theirs))
+            yield {
+                "name": task.name,
+                "ours": round(float(mine), 3),
+                "opponent": round(float(other), 3),
+                "opponent_name": f"{system} {dtype}",
+                "unit": "rows/s",
+                "ratio": round(float(mine / other), 2),
+                "dtype": ours_dtype,
+                "spread": round(float(np.ptp(rate_of(ours)) / mine), 3),
+                "scores_equal": equal(ours[0], theirs[0], exact, ours_dtype, dtype),
+                "ours_peak_mib": round(max(one["peak_mib"] for one in ours)),
+                "opponent_peak_mib": round(max(one["peak_mib"] for one in theirs)),
+                "machine": machine(),
+                "commit": commit(),
+            }
+
+
+def equal(ours: dict, theirs: dict, exact: np.ndarray, *dtypes: str) -> bool | None:
+    """Whether both are as near to float32 as their dtypes are; None where nothing is scored."""
+    if not ours["scores"]:
+        return None
+    n = min(len(ours["scores"]), len(theirs["scores"]))
+    if not len(exact):
+        gap = np.array(ours["scores"][:n]) - np.array(theirs["scores"][:n])
+        return bool(np.sqrt((gap**2).mean()) < 2 * max(EQUAL[dtype] for dtype in dtypes))
+    gaps = (np.array(one["scores"][:n]) - exact[:n] for one in (ours, theirs))
+    return all(
+        np.sqrt((gap**2).mean()) < EQUAL[dtype] for gap, dtype in zip(gaps, dtypes, strict=True)
+    )
+
+
+def gemm_rate() -> float:
+    """GFLOP/s of a bfloat16 product of SmolLM2's MLP on 4,096 tokens, median of 20."""
+    x, w = torch.randn(4096, 576).bfloat16(), torch.randn(1536, 576).bfloat16()
+    seconds = []
+    for _ in range(20):
+        start = time.perf_counter()
+        torch.nn.functional.linear(x, w)
+        seconds.append(time.perf_counter() - start)
+    return 2 * 4096 * 576 * 1536 / float(np.median(seconds)) / 1e9
+
+
+def machine() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if platform.system() == "Linux" else []
+    name = next((line.split(": ")[1] for line in lines if line.startswith("model name")), "")
+    name = name or platform.machine()
+    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def commit() -> str:
+    words = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def show_work(folder: Path, backbone: Backbone, rate: float, found: list[dict]) -> None:
+    """Tokens, how many of them are computed, and what share of the machine's rate that is."""
+    weights = sum(p.numel() for p in backbone.model.model.layers.parameters())
+    print(
+        f"\n{'task':15} {'tokens':>8} {'distinct':>8} {'tokens/s':>9} {'GFLOP/s':>8} {'of GEMM':>8}"
+    )
+    for result in {r["name"]: r for r in found if r["dtype"] == "bfloat16"}.values():
+        stored = json.loads((folder / f"{result['name']}.json").read_text())["rows"]
+        rows = [ids[: positions[-1] + 1] for ids, positions, _ in stored]
+        tokens, distinct = sum(map(len, rows)), len(build_tree(rows).ids_n)
+        seconds = len(rows) / result["ours"]
+        flops = (4 if result["name"].startswith("tune") else 2) * weights
+        if result["name"].startswith("tune"):  # shared within micro-batches of eight only
+            distinct = sum(len(build_tree(rows[i : i + 8]).ids_n) for i in range(0, len(rows), 8))
+        achieved = flops * distinct / seconds / 1e9
+        print(
+            f"{result['name']:15} {tokens:8,} {distinct:8,} {tokens / seconds:8,.0f} "
+            f"{achieved:8.0f} {achieved / rate:8.0%}"
+        )
+
+
+def main() -> None:
+    """Measures, prints and writes the results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tasks", default=",".join(TASKS), help=f"of {', '.join(TASKS)}")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    found: list[dict] = []
+    with tempfile.TemporaryDirectory(prefix="tallrec-benchmark-") as temporary:
+        folder = Path(temporary)
+        backbone, rate = prepare(folder), gemm_rate()
+        for name in options.tasks.split(","):
+            found += results(TASKS[name], rounds(TASKS[name], options.repeats, folder))
+            options.out.write_text(json.dumps(found, indent=1) + "\n")
+        print(f"\n{machine()}; bfloat16 GEMM {rate:.0f} GFLOP/s")
+        show_work(folder, backbone, rate, found)
+    print(
+        f"\n{'task':15} {'against':18} {'dtype':9} {'ratio':>6} {'ours':>9} {'theirs':>9} peak MiB"
+    )
+    for result in found:
+        print(
+            f"{result['name']:15} {result['opponent_name']:18} {result['dtype']:9} "
+            f"{result['ratio']:6.2f} {result['ours']:9.2f} {result['opponent']:9.2f} "
+            f"{result['ours_peak_mib']:,} / {result['opponent_peak_mib']:,} "
+            f"{ {True: '', False: 'SCORES DIFFER', None: ''}[result['scores_equal']] }"
+        )
+
+
+if __name__ == "__main__":
+    main()
