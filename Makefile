@@ -1,8 +1,8 @@
-# make install | demo | test | check. Each makes .venv first; only Python and make are needed.
+# make install | demo | test | check | bench. Each makes .venv first; only Python and make are needed.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test check format lock clean
+.PHONY: install demo test check bench format lock clean
 
 install: .venv/.installed
 
@@ -25,6 +25,9 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/commands.py --check
+
+bench: install
+	$(BIN)/python benchmarks/bench.py
 
 format: install
 	$(BIN)/ruff check --fix .

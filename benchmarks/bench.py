@@ -168,14 +168,17 @@ def equal(ours: dict, theirs: dict, exact: np.ndarray, *dtypes: str) -> bool | N
     """Whether both are as near to float32 as their dtypes are; None where nothing is scored."""
     if not ours["scores"]:
         return None
-    n = min(len(ours["scores"]), len(theirs["scores"]))
+    mine = np.array(ours["scores"])[:: theirs["every"]][: theirs["rows"]]
+    other = np.array(theirs["scores"])
     if not len(exact):
-        gap = np.array(ours["scores"][:n]) - np.array(theirs["scores"][:n])
-        return bool(np.sqrt((gap**2).mean()) < 2 * max(EQUAL[dtype] for dtype in dtypes))
-    gaps = (np.array(one["scores"][:n]) - exact[:n] for one in (ours, theirs))
-    return all(
-        np.sqrt((gap**2).mean()) < EQUAL[dtype] for gap, dtype in zip(gaps, dtypes, strict=True)
-    )
+        return rms(mine - other) < 2 * max(EQUAL[dtype] for dtype in dtypes)
+    exact = exact[:: theirs["every"]][: theirs["rows"]]
+    gaps = zip((mine - exact, other - exact), dtypes, strict=True)
+    return all(rms(gap) < EQUAL[dtype] for gap, dtype in gaps)
+
+
+def rms(gap: np.ndarray) -> float:
+    return float(np.sqrt((gap**2).mean()))
 
 
 def gemm_rate() -> float:

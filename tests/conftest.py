@@ -26,9 +26,14 @@ def backbone(tiny_folder):
 
 
 @pytest.fixture(scope="session")
-def smollm2():
-    """SmolLM2-135M from its GGUF file, in bfloat16; leave it as it is."""
+def smollm2(tmp_path_factory):
+    """SmolLM2-135M converted from its GGUF file, in bfloat16; leave it as it is."""
     from tallrec.assets import fetch
-    from tallrec.llm.backbone import load_backbone
+    from tallrec.llm import backbone
 
-    return load_backbone(fetch("smollm2-135m"), name="smollm2-135m", dtype="bfloat16", device="cpu")
+    folder = tmp_path_factory.mktemp("converted") / "model"
+    with pytest.MonkeyPatch.context() as patch:  # not what an earlier process has converted
+        patch.setattr(backbone, "converted_folder", lambda *_: folder)
+        return backbone.load_backbone(
+            fetch("smollm2-135m"), name="smollm2-135m", dtype="bfloat16", device="cpu"
+        )

@@ -138,12 +138,14 @@ class EvaluationRecipe(_Strict):
     """How scores are made and measured."""
 
     ordering: Literal["log-odds", "released"] = "log-odds"
+    backbone_share: float = Field(0.0, ge=0, lt=1)
+    """Share of a score that the backbone without its adapter gives; doubles the time of scoring."""
     zero_shot: bool = False
     """Whether the backbone without its adapter is a row of the table."""
     resamples: int = Field(2000, ge=100)
     """Bootstrap resamples of the users."""
     batch_tokens: int = Field(4096, ge=16)
-    """Padded tokens in one forward pass."""
+    """Tokens in one forward pass."""
 
 
 class Recipe(_Strict):

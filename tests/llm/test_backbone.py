@@ -14,6 +14,7 @@ from transformers import BertConfig, BertLMHeadModel, modeling_gguf_pytorch_util
 from transformers.utils import logging as transformers_logging
 
 from tallrec.assets import fetch
+from tallrec.llm import backbone as backbone_module
 from tallrec.llm.backbone import DTYPES, choose_device, choose_dtype, load_backbone
 from tests.tiny import byte_level_tokenizer, save_tiny_model
 
@@ -234,8 +235,30 @@ class TestGguf:
         with pytest.raises(ValueError, match="cannot load a causal language model from"):
             load(tmp_path)
 
-    def test_loading_draws_nothing_and_leaves_every_setting(self, smollm2, capfd):
+    def test_a_file_is_converted_once(self, smollm2, tmp_path, monkeypatch):
+        monkeypatch.setattr(backbone_module, "converted_folder", lambda *_: tmp_path / "a" / "b")
+        load(fetch("smollm2-135m"), dtype="bfloat16")
+        monkeypatch.setattr(backbone_module, "GgufConfig", None)  # not converted again
+        again = load(fetch("smollm2-135m"), dtype="bfloat16")
+        assert again.fingerprint == smollm2.fingerprint
+        text = "Toy Story (1995), 20,000 Leagues"
+        assert again.tokenizer(text).input_ids == smollm2.tokenizer(text).input_ids
+        state = smollm2.model.state_dict()
+        for name, weight in again.model.state_dict().items():
+            assert torch.equal(weight, state[name])
+
+    def test_a_cache_that_cannot_be_written_is_said(self, tmp_path, monkeypatch, caplog):
+        (tmp_path / "file").touch()
+        folder = tmp_path / "file" / "converted"
+        monkeypatch.setattr(backbone_module, "converted_folder", lambda *_: folder)
+        load(fetch("smollm2-135m"), dtype="bfloat16")
+        assert "cannot keep the converted model" in caplog.text
+
+    def test_loading_draws_nothing_and_leaves_every_setting(
+        self, smollm2, capfd, tmp_path, monkeypatch
+    ):
         """Not even the bar of the GGUF reader, which no setting reaches."""
+        monkeypatch.setattr(backbone_module, "converted_folder", lambda *_: tmp_path / "a")
         own_tqdm = modeling_gguf_pytorch_utils.tqdm
         shown = transformers_logging.is_progress_bar_enabled()
         backbone = load_backbone(fetch("smollm2-135m"), dtype="float32", device="cpu")

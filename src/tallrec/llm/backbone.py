@@ -23,6 +23,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from tallrec.llm.converted import converted_folder, keep_converted
 from tallrec.llm.memory import keep_freed_memory
 from tallrec.llm.scoring import check_readable
 
@@ -91,7 +92,11 @@ def load_backbone(
     options = {} if local else _hub_options(folder)
     try:
         with _without_bars() if local else nullcontext():  # a download may show its bars
-            tokenizer, model = _load(folder, gguf, torch_dtype, torch_device, bits, options)
+            tokenizer, model = (
+                _load_gguf(gguf, torch_dtype, torch_device)
+                if gguf
+                else _load(folder, torch_dtype, torch_device, bits, options)
+            )
     except Exception as error:  # a broken file breaks its reader in any way
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ValueError(f"cannot load a causal language model from {source}: {reason}") from error
@@ -205,21 +210,15 @@ def _hub_options(model_id: str) -> dict[str, Any]:
 
 def _load(
     folder: str,
-    gguf: Path | None,
     dtype: torch.dtype,
     device: torch.device,
-    bits: BitsAndBytesConfig | None,
-    options: dict[str, Any],
+    bits: BitsAndBytesConfig | None = None,
+    options: dict[str, Any] | None = None,
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     # Neither code nor pickles of a model's author are run.
-    options = {**options, "trust_remote_code": False}
-    if gguf:
-        options["gguf_file"] = gguf.name
-    tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-    if gguf:
-        options["quantization_config"] = GgufConfig(dequantize=True)
-    else:
-        options["use_safetensors"] = True
+    options = {"use_safetensors": True, **(options or {}), "trust_remote_code": False}
+    names = {name: value for name, value in options.items() if name != "quantization_config"}
+    tokenizer = AutoTokenizer.from_pretrained(folder, **names)
     if bits:  # such weights are made on their device and cannot be moved
         options |= {"quantization_config": bits, "device_map": {"": device}}
     loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -231,9 +230,25 @@ def _load(
             f"{len(missing)} tensors of a {type(model).__name__} are not in its weights, "
             f"such as {min(missing)}"
         )
-    if gguf:
-        _forget_quantization(model)
     return tokenizer, (model if bits else model.to(device)).eval()
+
+
+def _load_gguf(
+    gguf: Path, dtype: torch.dtype, device: torch.device
+) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """Loads what the file was converted to, or converts it."""
+    folder = converted_folder(gguf, dtype)
+    if folder.is_dir():
+        return _load(str(folder), dtype, device)
+    options = {
+        "gguf_file": gguf.name,
+        "quantization_config": GgufConfig(dequantize=True),
+        "use_safetensors": None,
+    }
+    tokenizer, model = _load(str(gguf.parent), dtype, device, options=options)
+    _forget_quantization(model)
+    keep_converted(folder, model, tokenizer)
+    return tokenizer, model
 
 
 @contextmanager

@@ -159,6 +159,7 @@ class LlmScorer:
         max_tokens: The longest row; longer ones lose their oldest history.
         ordering: `log-odds` or `released`.
         batch_tokens: Tokens in one forward pass.
+        backbone_share: Share of the score that the model without its adapter gives.
         on_progress: Called after each batch.
     """
 
@@ -170,6 +171,7 @@ class LlmScorer:
     max_tokens: int
     ordering: str = "log-odds"
     batch_tokens: int = 4096
+    backbone_share: float = 0.0
     on_progress: OnProgress = silent
 
     def encode(self, samples: Iterable[Sample]) -> list[TokenRow]:
@@ -184,12 +186,28 @@ class LlmScorer:
         )
 
     def __call__(self, samples: Samples) -> FloatArray:
-        """Log-odds of a like for each sample, shape [n]."""
+        """Log-odds of a like for each sample, shape [n].
+
+        With a `backbone_share` they are the weighted mean of what the model says with and without
+        its adapter, a logarithmic opinion pool (Genest and Zidek, 1986): few shots say who likes
+        what here, the backbone knows the items.
+        """
+        rows = self.encode(samples)
+        if not self.backbone_share or not isinstance(self.model, PeftModel):
+            return self._score(rows, self.on_progress)
+        tuned = self._score(rows, lambda n, all_, note: self.on_progress(n, 2 * all_, note))
+        with self.model.disable_adapter():
+            own = self._score(
+                rows, lambda n, all_, note: self.on_progress(all_ + n, 2 * all_, note)
+            )
+        return (1 - self.backbone_share) * tuned + self.backbone_share * own
+
+    def _score(self, rows: Sequence[TokenRow], on_progress: OnProgress) -> FloatArray:
         return score_rows(
             self.model,
-            self.encode(samples),
+            rows,
             self.answers,
             ordering=self.ordering,
             batch_tokens=self.batch_tokens,
-            on_progress=self.on_progress,
+            on_progress=on_progress,
         )
