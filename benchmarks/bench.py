@@ -16,28 +16,31 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import llamacpp
 import numpy as np
 import torch
+from peft import PeftModel
 
 from tallrec.assets import fetch
 from tallrec.data.movielens import read_movielens_100k
-from tallrec.data.samples import build_samples, samples_for_user
+from tallrec.data.samples import build_samples, lasting_first, samples_for_user
 from tallrec.data.splits import split_paper
 from tallrec.llm.adapter import AdapterCard, attach_lora, save_adapter
 from tallrec.llm.backbone import Backbone, load_backbone
 from tallrec.llm.tree import build_tree
 from tallrec.prompts import TEMPLATES
 from tallrec.prompts.answers import encode, resolve_answers
-from tallrec.types import Samples
+from tallrec.types import Sample
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
-SHOTS, MAX_TOKENS = 64, 512
-EQUAL = {"float32": 0.02, "bfloat16": 0.1}  # root mean square of log-odds, against float32 alone
+SHOTS, MAX_TOKENS, BLOCK = 64, 512, 10
+# Root mean square of log-odds, against float32 alone.
+EQUAL = {"float32": 0.02, "bfloat16": 0.1, "int8": 0.2}
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,15 @@ class Task:
 
 
 PORT, HF, CACHE = ("port", "float32"), ("tuned-hf", "bfloat16"), ("hf-cache", "bfloat16")
+LLAMA = (("llama.cpp", "bfloat16"), ("llama.cpp", "int8"))
 TASKS = {
     "tune": Task("tune-paper", (PORT, HF, ("trl", "bfloat16")), ("bfloat16", "float32")),
-    "score": Task("score-paper", (PORT, HF), ("bfloat16", "float32")),
-    "rank": Task("rank-paper", (PORT, HF, CACHE), ("bfloat16", "float32")),
+    "score": Task("score-paper", (PORT, HF, *LLAMA), ("bfloat16", "float32")),
+    "rank": Task("rank-paper", (PORT, HF, CACHE, *LLAMA), ("bfloat16", "float32")),
     "tune-timeline": Task("tune-timeline", (HF,)),
     "score-timeline": Task("score-timeline", (HF,)),
+    "score-timeline-lasting": Task("score-timeline-lasting", (HF,)),
+    "score-timeline-blocks": Task("score-timeline-blocks", (HF,)),
     "rank-timeline": Task("rank-timeline", (HF, CACHE)),
 }
 
@@ -66,7 +72,8 @@ def prepare(folder: Path) -> Backbone:
     backbone.model.save_pretrained(folder / "model")
     backbone.tokenizer.save_pretrained(folder / "model")
     backbone = load_backbone(folder / "model", dtype="bfloat16")
-    splits = split_paper(build_samples(read_movielens_100k(fetch("movielens-100k"))))
+    dataset = read_movielens_100k(fetch("movielens-100k"))
+    splits = split_paper(build_samples(dataset))
     user = str(splits.test.events["user"][0])
     catalogue = np.arange(splits.test.catalog.height)
     ranked = samples_for_user(splits.test, user, catalogue, history=10)
@@ -74,11 +81,18 @@ def prepare(folder: Path) -> Backbone:
         write_rows(folder / f"tune-{template}.json", backbone, template, splits.train[:SHOTS])
         write_rows(folder / f"score-{template}.json", backbone, template, splits.test)
         write_rows(folder / f"rank-{template}.json", backbone, template, ranked)
-    save_random_adapter(backbone, folder / "adapter")
+    blocks = split_paper(build_samples(dataset, block=BLOCK)).test
+    lasting = lasting_first(splits.test)
+    write_rows(folder / "score-timeline-lasting.json", backbone, "timeline", lasting)
+    write_rows(folder / "score-timeline-blocks.json", backbone, "timeline", blocks)
+    model = save_random_adapter(backbone, folder / "adapter").merge_and_unload()
+    (like,) = fetch("smollm2-135m").glob("*.gguf")
+    for kind in llamacpp.KINDS:
+        llamacpp.write_gguf(model, like, folder / f"merged-{kind}.gguf", kind)
     return backbone
 
 
-def write_rows(path: Path, backbone: Backbone, template: str, samples: Samples) -> None:
+def write_rows(path: Path, backbone: Backbone, template: str, samples: Iterable[Sample]) -> None:
     shape = TEMPLATES[template]
     answers = resolve_answers(backbone.tokenizer, shape, "movie")
     rows = encode(
@@ -90,7 +104,7 @@ def write_rows(path: Path, backbone: Backbone, template: str, samples: Samples) 
     path.write_text(json.dumps({"yes": answers.yes, "no": answers.no, "rows": stored}))
 
 
-def save_random_adapter(backbone: Backbone, folder: Path) -> None:
+def save_random_adapter(backbone: Backbone, folder: Path) -> PeftModel:
     model = attach_lora(backbone)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
@@ -99,7 +113,7 @@ def save_random_adapter(backbone: Backbone, folder: Path) -> None:
         "bench", backbone.fingerprint, "paper", "movie", "Yes", "No", 0, 1, MAX_TOKENS
     )
     save_adapter(model, folder, card)
-    model.unload()
+    return model
 
 
 def measure(system: str, task: str, dtype: str, folder: Path) -> dict[str, object] | None:
@@ -127,7 +141,7 @@ def rounds(task: Task, repeats: int, folder: Path) -> dict[tuple[str, str], list
             found.setdefault((system, dtype), []).append(measured)
             rate = measured["rows"] / measured["seconds"]
             print(
-                f"{task.name:15} {system:9} {dtype:9} round {i + 1}: {rate:8.2f} rows/s, peak "
+                f"{task.name:22} {system:9} {dtype:9} round {i + 1}: {rate:8.2f} rows/s, peak "
                 f"{measured['peak_mib']:,.0f} MiB",
                 flush=True,
             )
@@ -208,7 +222,7 @@ def show_work(folder: Path, backbone: Backbone, rate: float, found: list[dict]) 
     """Tokens, how many of them are computed, and what share of the machine's rate that is."""
     weights = sum(p.numel() for p in backbone.model.model.layers.parameters())
     print(
-        f"\n{'task':15} {'tokens':>8} {'distinct':>8} {'tokens/s':>9} {'GFLOP/s':>8} {'of GEMM':>8}"
+        f"\n{'task':22} {'tokens':>8} {'distinct':>8} {'tokens/s':>9} {'GFLOP/s':>8} {'of GEMM':>8}"
     )
     for result in {r["name"]: r for r in found if r["dtype"] == "bfloat16"}.values():
         stored = json.loads((folder / f"{result['name']}.json").read_text())["rows"]
@@ -220,7 +234,7 @@ def show_work(folder: Path, backbone: Backbone, rate: float, found: list[dict]) 
             distinct = sum(len(build_tree(rows[i : i + 8]).ids_n) for i in range(0, len(rows), 8))
         achieved = flops * distinct / seconds / 1e9
         print(
-            f"{result['name']:15} {tokens:8,} {distinct:8,} {tokens / seconds:8,.0f} "
+            f"{result['name']:22} {tokens:8,} {distinct:8,} {tokens / seconds:8,.0f} "
             f"{achieved:8.0f} {achieved / rate:8.0%}"
         )
 
@@ -242,11 +256,11 @@ def main() -> None:
         print(f"\n{machine()}; bfloat16 GEMM {rate:.0f} GFLOP/s")
         show_work(folder, backbone, rate, found)
     print(
-        f"\n{'task':15} {'against':18} {'dtype':9} {'ratio':>6} {'ours':>9} {'theirs':>9} peak MiB"
+        f"\n{'task':22} {'against':18} {'dtype':9} {'ratio':>6} {'ours':>9} {'theirs':>9} peak MiB"
     )
     for result in found:
         print(
-            f"{result['name']:15} {result['opponent_name']:18} {result['dtype']:9} "
+            f"{result['name']:22} {result['opponent_name']:18} {result['dtype']:9} "
             f"{result['ratio']:6.2f} {result['ours']:9.2f} {result['opponent']:9.2f} "
             f"{result['ours_peak_mib']:,} / {result['opponent_peak_mib']:,} "
             f"{ {True: '', False: 'SCORES DIFFER', None: ''}[result['scores_equal']] }"

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from llamacpp import LlamaCpp
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
@@ -237,6 +238,13 @@ def hf_cache_score(work: Work) -> Callable[[], list[float]]:
     return run
 
 
+def llama_cpp_score(work: Work) -> Callable[[], list[float]]:
+    """llama.cpp on the merged weights: sequences that share what all rows begin with."""
+    path, longest = work.folder / f"merged-{work.dtype}.gguf", max(map(len, work.prompts))
+    engine = LlamaCpp(path, longest)
+    return lambda: engine.score(work.prompts, work.answers.yes, work.answers.no)
+
+
 def trl_tune(work: Work) -> Callable[[], None]:
     """TRL's SFTTrainer on prompts and completions, at its defaults but for size and dtype."""
     from datasets import Dataset  # noqa: PLC0415 - only this opponent needs them
@@ -281,6 +289,7 @@ SYSTEMS: dict[str, Callable[[Work], Callable[[], Any]]] = {
     "tuned-hf tune": hf_tune,
     "tuned-hf score": hf_score,
     "hf-cache score": hf_cache_score,
+    "llama.cpp score": llama_cpp_score,
     "trl tune": trl_tune,
 }
 

@@ -27,6 +27,9 @@ class DataRecipe(_Strict):
     """The longest history a sample shows, in events."""
     min_history: int | None = Field(None, ge=0)
     """The shortest history that makes a sample; `history` unless given."""
+    block: int = Field(1, ge=1)
+    """How many events the beginning of a history moves at once; histories are longer by up to one
+    less than this."""
     like_above: float = 3.0
     """A rating above this is a like."""
     seed: int = 0
@@ -140,6 +143,9 @@ class EvaluationRecipe(_Strict):
     ordering: Literal["log-odds", "released"] = "log-odds"
     backbone_share: float = Field(0.0, ge=0, lt=1)
     """Share of a score that the backbone without its adapter gives; doubles the time of scoring."""
+    history_order: Literal["time", "lasting"] = "time"
+    """Of a scored row's history: oldest first, or what stays in it longest first, so that a user's
+    successive rows share more."""
     zero_shot: bool = False
     """Whether the backbone without its adapter is a row of the table."""
     resamples: int = Field(2000, ge=100)

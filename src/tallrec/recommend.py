@@ -11,7 +11,7 @@ from tallrec.types import Samples, Scorer
 
 
 def recommend(
-    scorer: Scorer, samples: Samples, user: str, *, k: int = 10, history: int = 10
+    scorer: Scorer, samples: Samples, user: str, *, k: int = 10, history: int = 10, block: int = 1
 ) -> pl.DataFrame:
     """Ranks every item that the user has not met yet.
 
@@ -21,6 +21,7 @@ def recommend(
         user: The user's id.
         k: How many items to return.
         history: How many of the user's latest events the scorer sees.
+        block: How many events the beginning of that history moves at once; see `build_samples`.
 
     Returns:
         At most `k` rows, best first: `item`, `title`, `probability` (of a like).
@@ -34,7 +35,7 @@ def recommend(
     candidates = np.flatnonzero(~met)
     if not len(candidates):
         raise ValueError(f"user {user!r} has met all {len(met):,} items; nothing is left")
-    scores = scorer(samples_for_user(samples, user, candidates, history=history))
+    scores = scorer(samples_for_user(samples, user, candidates, history=history, block=block))
     best = np.argsort(-scores, kind="stable")[:k]
     return (
         samples.catalog[candidates[best]]

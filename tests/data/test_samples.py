@@ -1,6 +1,7 @@
 """Which events become questions, and which of them are drawn."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -12,6 +13,7 @@ from tallrec.data.samples import (
     STRATIFY,
     build_samples,
     draw_shots,
+    lasting_first,
     positions_in_group,
     samples_for_user,
 )
@@ -98,6 +100,21 @@ def test_histories_out_of_range(options):
         build_samples(dataset(*diary("u", 4)), **options)
 
 
+def test_a_block_of_no_events():
+    with pytest.raises(ValueError, match="block must be at least 1; got 0"):
+        build_samples(dataset(*diary("u", 4)), history=2, block=0)
+
+
+@pytest.mark.parametrize(
+    ("block", "starts"), [(1, [0, 0, 0, 1, 2, 3, 4]), (3, [0, 0, 0, 0, 0, 3, 3])]
+)
+def test_histories_begin_where_a_block_begins(block, starts):
+    samples = build_samples(dataset(*diary("u", 7)), history=2, min_history=0, block=block)
+    assert samples.spans.tolist() == [[start, stop] for stop, start in enumerate(starts)]
+    asked = samples_for_user(samples, "u", np.array([0]), history=2, block=block)
+    assert asked.spans.tolist() == [[5 // block * block, 7]]
+
+
 def test_too_few_events_name_the_longest_history():
     with pytest.raises(ValueError, match=r"more than 10 interactions \(the most anyone has is 4\)"):
         build_samples(dataset(*diary("u", 4), *diary("v", 2)))
@@ -131,6 +148,28 @@ def test_samples_are_what_plain_python_says(events, history):
     if expected:
         samples = build_samples(dataset(*events), history=history, min_history=1)
         assert summary(samples) == expected
+
+
+class TestLastingFirst:
+    @given(EVENTS, st.integers(1, 4))
+    def test_the_same_question_in_another_order(self, events, history):
+        samples = build_samples(dataset(*events), history=history, min_history=0)
+        for before, after in zip(samples, lasting_first(samples), strict=True):
+            assert Counter(before.history) == Counter(after.history)
+            assert replace(after, history=before.history) == before
+
+    def test_successive_samples_begin_alike(self):
+        samples = build_samples(dataset(*diary("v", 3), *diary("u", 60)), history=10)
+        rows = [[*(i.id for i, _ in s.history), s.target.id] for s in lasting_first(samples)]
+        prefixes = {tuple(row[: n + 1]) for row in rows[6:46] for n in range(len(row))}
+        assert len(prefixes) == 40 * 4.375
+
+    def test_an_order_is_the_samples_own(self):
+        samples = build_samples(dataset(*diary("v", 3), *diary("u", 40)), history=10)
+        alone = [next(iter(lasting_first(samples[[i]]))) for i in range(len(samples))]
+        assert alone == list(lasting_first(samples))
+        other = build_samples(dataset(*diary("u", 40)), history=10)
+        assert alone == list(lasting_first(other))
 
 
 class TestForUser:

@@ -183,3 +183,13 @@ class TestContract(ScorerContract):
     @classmethod
     def scorer(cls, tiny_folder):
         return scorer_for(load_backbone(tiny_folder, dtype="float32", device="cpu"))
+
+
+class TestContractInLastingOrder(TestContract):
+    """The same of the order in which successive rows share most."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def scorer(cls, tiny_folder):
+        backbone = load_backbone(tiny_folder, dtype="float32", device="cpu")
+        return scorer_for(backbone, history_order="lasting")

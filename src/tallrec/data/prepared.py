@@ -24,10 +24,11 @@ class PreparedInfo:
         dataset: Name of the data set.
         domain: The noun for an item.
         split: Name of the split.
-        history: The longest history a sample shows.
+        history: The longest history a sample shows, before whole blocks.
         min_history: The shortest history of a sample.
         like_above: A rating above this is a like.
         seed: Seed of the split.
+        block: How many events the beginning of a history moves at once.
     """
 
     dataset: str
@@ -37,6 +38,7 @@ class PreparedInfo:
     min_history: int
     like_above: float
     seed: int
+    block: int = 1
 
 
 @dataclass(frozen=True)

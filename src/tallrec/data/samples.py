@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +17,7 @@ def build_samples(
     history: int = 10,
     min_history: int | None = None,
     like_above: float = 3.0,
+    block: int = 1,
 ) -> Samples:
     """Turns every event with at least `min_history` events before it into a sample.
 
@@ -30,6 +31,8 @@ def build_samples(
         history: The longest history a sample shows, in events; the latest are kept.
         min_history: The shortest history that makes a sample; `history` unless given.
         like_above: A rating above this is a like.
+        block: How many events the beginning of a history moves at once. Above 1, histories hold up
+            to `history + block - 1` events, and those of a user's successive samples begin alike.
 
     Returns:
         All samples, grouped by user, oldest first.
@@ -43,6 +46,8 @@ def build_samples(
             f"history must be at least 1 and min_history between 0 and history; "
             f"got history={history}, min_history={min_history}"
         )
+    if block < 1:
+        raise ValueError(f"block must be at least 1; got {block}")
     events = sort_events(dataset.interactions).with_columns(liked=pl.col("rating") > like_above)
     positions = positions_in_group(events["user"])
     stops = np.flatnonzero(positions >= min_history)
@@ -52,7 +57,7 @@ def build_samples(
             f"no user has more than {min_history} interactions (the most anyone has is {longest}): "
             f"give a smaller --history or --min-history"
         )
-    starts = stops - np.minimum(positions[stops], history)
+    starts = stops - history_lengths(positions[stops], history, block)
     targets = events[stops]
     rows = pl.DataFrame(
         {
@@ -66,6 +71,15 @@ def build_samples(
     )
     columns = ["user", "item", "liked", "rating", "timestamp"]
     return Samples(dataset.catalog, events.select(columns), rows)
+
+
+def history_lengths(positions: IntArray, history: int, block: int = 1) -> IntArray:
+    """How many events are shown to a question after each of `positions` events, shape [n].
+
+    The latest `history`, and those before them back to where the block they begin in begins.
+    """
+    lengths: IntArray = positions - np.maximum(positions - history, 0) // block * block
+    return lengths
 
 
 def sort_events(interactions: pl.DataFrame) -> pl.DataFrame:
@@ -95,7 +109,9 @@ def positions_in_group(groups: pl.Series) -> IntArray:
     return np.arange(len(codes)) - np.repeat(starts, lengths)
 
 
-def samples_for_user(samples: Samples, user: str, items: IntArray, *, history: int = 10) -> Samples:
+def samples_for_user(
+    samples: Samples, user: str, items: IntArray, *, history: int = 10, block: int = 1
+) -> Samples:
     """One sample for each of `items`, all with the latest history of `user`.
 
     Args:
@@ -103,6 +119,7 @@ def samples_for_user(samples: Samples, user: str, items: IntArray, *, history: i
         user: The user's id.
         items: Item codes (rows of the catalogue) to ask about, shape [n].
         history: The longest history to show, in events.
+        block: How many events its beginning moves at once; see `build_samples`.
 
     Returns:
         `len(items)` samples without labels.
@@ -118,7 +135,7 @@ def samples_for_user(samples: Samples, user: str, items: IntArray, *, history: i
             f"{', '.join(map(repr, known[:3]))}"
         )
     stop = int(own[-1]) + 1
-    start = max(int(own[0]), stop - history)
+    start = stop - int(history_lengths(np.array(len(own)), history, block))
     targets = samples.catalog["item"][items]
     rows = pl.DataFrame(
         {
@@ -184,6 +201,47 @@ def reorder(samples: Iterable[Sample], orders: int, *, seed: int) -> list[Sample
     return shown
 
 
+def lasting_first(samples: Samples) -> Iterator[Sample]:
+    """Shows what stays longest in a user's sliding history first.
+
+    In order of time, histories of successive samples have no beginning in common: the oldest event
+    drops out. Here the order of a history depends on how many events its user had before the
+    target: an event that is in the history of each of the next 2^k targets, counted from a
+    multiple of 2^k, comes before those of a smaller k. With histories of 10, successive samples
+    then have 4.4 events each of their own (target included) instead of 11.
+
+    Args:
+        samples: Samples of events sorted by user.
+
+    Returns:
+        Each sample with the same history in that order.
+    """
+    before_event = positions_in_group(samples.events["user"])
+    for (start, stop), sample in zip(samples.spans.tolist(), samples, strict=True):
+        if start == stop:
+            yield sample
+            continue
+        first = int(before_event[start])
+        order = _lasting_order(first, first + stop - start)
+        yield replace(sample, history=tuple(sample.history[i] for i in order))
+
+
+def _lasting_order(first: int, target: int) -> list[int]:
+    """Order of the events `first` to `target - 1` of a user, numbered from 0."""
+
+    def lasts(event: int) -> int:
+        k = 0
+        while True:
+            size = 2 << k
+            begin = target // size * size
+            # Known before the first target of the larger block and not yet out at its last?
+            if not begin + size - 1 - (target - first) <= event < begin:
+                return k
+            k += 1
+
+    return sorted(range(target - first), key=lambda i: (-lasts(first + i), i))
+
+
 def _uniform(_samples: Samples, order: IntArray, k: int) -> IntArray:
     return order[:k]
 
@@ -206,4 +264,9 @@ def _by_user(samples: Samples, order: IntArray, k: int) -> IntArray:
     return order[np.argsort(turn, kind="stable")[:k]]
 
 
+def _as_they_are(samples: Samples) -> Iterator[Sample]:
+    return iter(samples)
+
+
 STRATIFY = {"none": _uniform, "label": _by_label, "user": _by_user}
+HISTORY_ORDERS = {"time": _as_they_are, "lasting": lasting_first}

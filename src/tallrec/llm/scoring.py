@@ -11,6 +11,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
+from tallrec.data.samples import HISTORY_ORDERS
 from tallrec.llm.forward import base_of, hidden_at, last_hidden
 from tallrec.llm.merge import merged
 from tallrec.progress import OnProgress, silent
@@ -160,6 +161,7 @@ class LlmScorer:
         ordering: `log-odds` or `released`.
         batch_tokens: Tokens in one forward pass.
         backbone_share: Share of the score that the model without its adapter gives.
+        history_order: A key of `HISTORY_ORDERS`.
         on_progress: Called after each batch.
     """
 
@@ -172,6 +174,7 @@ class LlmScorer:
     ordering: str = "log-odds"
     batch_tokens: int = 4096
     backbone_share: float = 0.0
+    history_order: str = "time"
     on_progress: OnProgress = silent
 
     def encode(self, samples: Iterable[Sample]) -> list[TokenRow]:
@@ -192,7 +195,7 @@ class LlmScorer:
         its adapter, a logarithmic opinion pool (Genest and Zidek, 1986): few shots say who likes
         what here, the backbone knows the items.
         """
-        rows = self.encode(samples)
+        rows = self.encode(HISTORY_ORDERS[self.history_order](samples))
         if not self.backbone_share or not isinstance(self.model, PeftModel):
             return self._score(rows, self.on_progress)
         tuned = self._score(rows, lambda n, all_, note: self.on_progress(n, 2 * all_, note))

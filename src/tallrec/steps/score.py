@@ -80,6 +80,7 @@ def recommend_run(
             user,
             k=k,
             history=prepared.info.history,
+            block=prepared.info.block,
         )
 
 

@@ -83,6 +83,7 @@ def scorer_of(
         ordering=recipe.evaluation.ordering,
         batch_tokens=recipe.evaluation.batch_tokens,
         backbone_share=recipe.evaluation.backbone_share,
+        history_order=recipe.evaluation.history_order,
     )
 
 
