@@ -24,7 +24,7 @@ from tallrec.data.samples import build_samples
 from tallrec.data.splits import split_paper
 from tallrec.evaluate import METRICS
 from tallrec.llm.adapter import load_adapter
-from tallrec.recipe import load_recipe
+from tallrec.recipe_files import load_recipe
 from tallrec.steps.stages import scorer_of
 from tallrec.steps.tune import load, shots_of, tune_recipe
 from tallrec.types import FloatArray, Samples

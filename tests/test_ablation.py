@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tallrec.data.prepared import write_prepared
-from tallrec.recipe import load_recipe
+from tallrec.recipe_files import load_recipe
 from tallrec.run import find_runs
 from tallrec.steps.ablate import ablate
 from tests.planted import planted_splits, write_instructions

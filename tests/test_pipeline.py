@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from tallrec.data.prepared import PreparedInfo, read_prepared, write_prepared
-from tallrec.recipe import load_recipe
+from tallrec.recipe_files import load_recipe
 from tallrec.run import open_run
 from tallrec.steps.demo import run_demo
 from tallrec.steps.evaluate import compare_runs, evaluate_run

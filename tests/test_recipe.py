@@ -4,7 +4,8 @@ import tomllib
 
 import pytest
 
-from tallrec.recipe import Recipe, about, load_recipe, shipped_recipes
+from tallrec.recipe import Recipe
+from tallrec.recipe_files import about, load_recipe, shipped_recipes
 
 
 @pytest.mark.parametrize("name", shipped_recipes())

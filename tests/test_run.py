@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tallrec.recipe import load_recipe
+from tallrec.recipe_files import load_recipe
 from tallrec.run import create_run, find_runs, free_path, open_run
 
 RECIPE = load_recipe("demo")

@@ -12,7 +12,7 @@ from tallrec.data.prepared import write_prepared
 from tallrec.evaluate.render import to_markdown
 from tallrec.llm.adapter import attach_lora, continue_adapter
 from tallrec.llm.backbone import load_backbone
-from tallrec.recipe import load_recipe
+from tallrec.recipe_files import load_recipe
 from tallrec.run import open_run
 from tallrec.steps.evaluate import evaluate_run
 from tallrec.steps.tune import tune_recipe

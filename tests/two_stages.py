@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tallrec.recipe import load_recipe
+from tallrec.recipe_files import load_recipe
 from tallrec.steps.tune import tune_recipe
 
 

@@ -15,7 +15,7 @@ _HOME = {
     "read_table": "tallrec.data.table",
     "build_samples": "tallrec.data.samples",
     "draw_shots": "tallrec.data.samples",
-    "load_recipe": "tallrec.recipe",
+    "load_recipe": "tallrec.recipe_files",
     "open_run": "tallrec.run",
     "tune_recipe": "tallrec.steps.tune",
     "evaluate_run": "tallrec.steps.evaluate",

@@ -50,7 +50,7 @@ def demo(
     k: Annotated[int, typer.Option("-k", min=1, help="How many items to recommend.")] = 10,
 ) -> None:
     """Tune SmolLM2 on 64 MovieLens samples, measure it beside counting, recommend."""
-    from tallrec.recipe import load_recipe
+    from tallrec.recipe_files import load_recipe
     from tallrec.run import free_path
     from tallrec.steps.demo import run_demo
 
@@ -70,7 +70,7 @@ def run(
 ) -> None:
     """Do all that a recipe says, from data to report; the same command continues a cut-off run."""
     from tallrec.evaluate import to_table
-    from tallrec.recipe import load_recipe
+    from tallrec.recipe_files import load_recipe
     from tallrec.steps.runs import run_recipe
 
     loaded = load_recipe(recipe, tuple(settings or ()))
@@ -97,7 +97,7 @@ def tune(
     settings: SettingsOption = None,
 ) -> None:
     """Tune an adapter for each seed of a recipe; the same command continues a cut-off run."""
-    from tallrec.recipe import load_recipe
+    from tallrec.recipe_files import load_recipe
     from tallrec.steps.tune import tune_recipe
 
     given = {
@@ -125,7 +125,7 @@ def ablate(
     settings: SettingsOption = None,
 ) -> None:
     """Tune with either stage, both and neither, over shots and seeds: which stage helps?"""
-    from tallrec.recipe import load_recipe
+    from tallrec.recipe_files import load_recipe
     from tallrec.steps.ablate import ablate as ablate_step
 
     loaded = [load_recipe(name, tuple(settings or ())) for name in recipes]

@@ -24,7 +24,7 @@ def recipe_list() -> None:
     """Show the recipes that come with tallrec."""
     from rich.table import Table
 
-    from tallrec.recipe import about, shipped_recipes
+    from tallrec.recipe_files import about, shipped_recipes
 
     table = Table("name", "what", box=None)
     for name, path in shipped_recipes().items():
@@ -35,7 +35,7 @@ def recipe_list() -> None:
 @recipe_app.command("show")
 def recipe_show(recipe: RecipeArgument, settings: SettingsOption = None) -> None:
     """Print a recipe as TOML, with every default and --set written out."""
-    from tallrec.recipe import load_recipe
+    from tallrec.recipe_files import load_recipe
 
     print(load_recipe(recipe, tuple(settings or ())).to_toml(), end="")
 
@@ -43,7 +43,7 @@ def recipe_show(recipe: RecipeArgument, settings: SettingsOption = None) -> None
 @recipe_app.command("check")
 def recipe_check(recipe: RecipeArgument, settings: SettingsOption = None) -> None:
     """Check a recipe and that the files and packages it names are there; computes nothing."""
-    from tallrec.recipe import load_recipe
+    from tallrec.recipe_files import load_recipe
     from tallrec.steps.check import check_data, check_sources
 
     loaded = load_recipe(recipe, tuple(settings or ()))

@@ -29,7 +29,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from tallrec.files import whole_folder, write_atomically
-from tallrec.recipe import Recipe, read_recipe
+from tallrec.recipe import Recipe
+from tallrec.recipe_files import read_recipe
 
 _LIBRARIES = ("torch", "transformers", "peft", "polars", "scikit-learn", "numpy")
 
