@@ -7,12 +7,14 @@ import polars as pl
 import pytest
 
 from tallrec.data.prepared import PreparedInfo, read_prepared, write_prepared
+from tallrec.llm.adapter import load_adapter
 from tallrec.recipe_files import load_recipe
 from tallrec.run import open_run
 from tallrec.steps.demo import run_demo
 from tallrec.steps.evaluate import compare_runs, evaluate_run
 from tallrec.steps.score import recommend_run, score_run
-from tallrec.steps.tune import tune_recipe
+from tallrec.steps.stages import scorer_of
+from tallrec.steps.tune import load, tune_recipe
 from tests.planted import planted_splits
 from tests.tiny import save_tiny_model
 
@@ -43,6 +45,7 @@ def tiny_recipe(folder, *settings):
             "shots.count=24",
             "seeds=[0, 1]",
             "evaluation.resamples=200",
+            "evaluation.backbone_share=0.25",
             *settings,
         ),
     )
@@ -59,6 +62,7 @@ def test_a_run_holds_what_the_docs_say(world):
         "report.json",
         "roc.png",
         "calibration.png",
+        "untuned.parquet",
     }
     for seed in (0, 1):
         expected |= {
@@ -94,6 +98,21 @@ def test_scores_are_those_of_the_rows(world):
     assert scores["liked"].to_list() == test.labels.tolist()
     assert scores["item"].to_list() == test.rows["target"].cast(pl.String).to_list()
     assert scores["log_odds"].is_finite().all()
+
+
+def test_the_backbones_share_is_computed_once_for_all_seeds(world):
+    run, test = open_run(world / "run"), planted_splits().test
+    backbone = load(run.recipe, say=silent)
+    own = pl.read_parquet(run.path / "untuned.parquet")["log_odds"].to_numpy()
+    untuned = scorer_of(run.recipe, backbone, backbone.model, "movie")(test)
+    np.testing.assert_allclose(own, untuned, atol=1e-5)
+    for seed in (0, 1):
+        scores = pl.read_parquet(run.seed(seed) / "scores.parquet")["log_odds"].to_numpy()
+        model = load_adapter(backbone, run.adapter(seed))
+        expected = scorer_of(run.recipe, backbone, model, "movie")(test)
+        model.unload()
+        np.testing.assert_allclose(scores, expected, atol=1e-5)
+        assert np.abs(scores - own).max() > 1e-3
 
 
 def test_seeds_differ_and_repeat(world, tmp_path):

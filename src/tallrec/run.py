@@ -6,6 +6,7 @@ runs/demo/
   data/              the prepared folder, where the recipe made it
   stage-0/           one folder a stage on instructions, for all seeds: adapter/, metrics.jsonl
   seed-0/            one folder a seed: adapter/, metrics.jsonl, scores.parquet
+  untuned.parquet    scores of the backbone without its adapters, where they are wanted
   report.md, report.json, roc.png, calibration.png
 
 `stage-0/` and `seed-0/` also hold `tuning.json`, facts about how that adapter came to be.

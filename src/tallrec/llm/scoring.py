@@ -147,6 +147,14 @@ def score_rows(
     return scores
 
 
+def pool(tuned: FloatArray, own: FloatArray, share: float) -> FloatArray:
+    """Log-odds of which `share` is the backbone's own: a logarithmic opinion pool.
+
+    Few shots say who likes what here, the backbone knows the items (Genest and Zidek, 1986).
+    """
+    return (1 - share) * tuned + share * own
+
+
 @dataclass(frozen=True)
 class LlmScorer:
     """A language model as a `Scorer`: the log-odds of Yes after a sample's prompt.
@@ -191,9 +199,8 @@ class LlmScorer:
     def __call__(self, samples: Samples) -> FloatArray:
         """Log-odds of a like for each sample, shape [n].
 
-        With a `backbone_share` they are the weighted mean of what the model says with and without
-        its adapter, a logarithmic opinion pool (Genest and Zidek, 1986): few shots say who likes
-        what here, the backbone knows the items.
+        With a `backbone_share` they are pooled from what the model says with and without its
+        adapter; see `pool`.
         """
         rows = self.encode(HISTORY_ORDERS[self.history_order](samples))
         if not self.backbone_share or not isinstance(self.model, PeftModel):
@@ -203,7 +210,7 @@ class LlmScorer:
             own = self._score(
                 rows, lambda n, all_, note: self.on_progress(all_ + n, 2 * all_, note)
             )
-        return (1 - self.backbone_share) * tuned + self.backbone_share * own
+        return pool(tuned, own, self.backbone_share)
 
     def _score(self, rows: Sequence[TokenRow], on_progress: OnProgress) -> FloatArray:
         return score_rows(

@@ -28,7 +28,7 @@ from tallrec.llm.backbone import Backbone
 from tallrec.run import RunDir
 from tallrec.steps.data import Say
 from tallrec.steps.score import finished_run, part_of, score_seeds, score_table, score_untuned
-from tallrec.steps.tune import load, shots_of
+from tallrec.steps.tune import shots_of
 from tallrec.types import Samples
 
 
@@ -114,9 +114,8 @@ def _models(
     scores = score_seeds(run, samples, out, domain=domain, backbone=backbone, say=say)
     systems = [System(name, MODEL, scores)]
     if recipe.evaluation.zero_shot:
-        backbone = backbone or load(recipe, say=say)
-        zero = score_untuned(run, backbone, samples, domain=domain)
-        systems.append(System(f"{name}, not tuned", "zero-shot", zero))
+        zero = score_untuned(run, samples, out, domain=domain, backbone=backbone, say=say)
+        systems.append(System(f"{name}, not tuned", "zero-shot", zero[None]))
     return systems
 
 

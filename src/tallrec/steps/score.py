@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from tallrec.data.prepared import Prepared, read_prepared
 from tallrec.files import write_atomically
 from tallrec.llm.adapter import load_adapter
 from tallrec.llm.backbone import Backbone
-from tallrec.llm.scoring import LlmScorer
+from tallrec.llm.scoring import LlmScorer, pool
 from tallrec.progress import shown
 from tallrec.recommend import recommend
 from tallrec.run import RunDir, open_run
@@ -41,12 +41,8 @@ def score_run(
     run = finished_run(path)
     prepared = read_prepared(data or Path(run.info["data"]["folder"]))
     samples = part_of(prepared, part)
-    backbone = load(run.recipe, say=say)
-    scores = []
-    for seed in run.recipe.seeds:
-        with _scorer(run, backbone, seed, prepared.info.domain) as scorer:
-            scores.append(_shown(scorer, samples, f"Scoring, seed {seed}"))
-    table = score_table(samples, np.mean(scores, axis=0))
+    scores = dict(_scores(run, samples, run.recipe.seeds, domain=prepared.info.domain, say=say))
+    table = score_table(samples, np.mean(list(scores.values()), axis=0))
     _write(out, table)
     return table
 
@@ -98,13 +94,13 @@ def score_seeds(
     Each seed's are kept in `out / "seed-N" / "scores.parquet"`; what is there already, for the same
     samples, is not computed again.
     """
-    for seed in run.recipe.seeds:
+    missing = [s for s in run.recipe.seeds if not _holds(_scores_file(out, s), samples)]
+    for seed, scores in _scores(
+        run, samples, missing, domain=domain, kept=out, backbone=backbone, say=say
+    ):
         path = _scores_file(out, seed)
-        if not _holds(path, samples):
-            backbone = backbone or load(run.recipe, say=say)
-            path.parent.mkdir(exist_ok=True)
-            with _scorer(run, backbone, seed, domain) as scorer:
-                _write(path, score_table(samples, _shown(scorer, samples, f"Scoring, seed {seed}")))
+        path.parent.mkdir(exist_ok=True)
+        _write(path, score_table(samples, scores))
     return read_scores(run, out)
 
 
@@ -114,10 +110,25 @@ def read_scores(run: RunDir, out: Path) -> FloatArray:
     return np.array([pl.read_parquet(path)["log_odds"].to_numpy() for path in paths])
 
 
-def score_untuned(run: RunDir, backbone: Backbone, samples: Samples, *, domain: str) -> FloatArray:
-    """Log-odds by the backbone without any adapter, shape [1, n]."""
+def score_untuned(
+    run: RunDir,
+    samples: Samples,
+    kept: Path | None,
+    *,
+    domain: str,
+    backbone: Backbone | None = None,
+    say: Say = print,
+) -> FloatArray:
+    """Log-odds by the backbone without any adapter, shape [n]; computed once in a folder `kept`."""
+    path = kept / "untuned.parquet" if kept else None
+    if path and _holds(path, samples):
+        return pl.read_parquet(path)["log_odds"].to_numpy()
+    backbone = backbone or load(run.recipe, say=say)
     scorer = scorer_of(run.recipe, backbone, backbone.model, domain)
-    return _shown(scorer, samples, "Scoring, not tuned")[None]
+    scores = _shown(scorer, samples, "Scoring, not tuned")
+    if path:
+        _write(path, score_table(samples, scores))
+    return scores
 
 
 def part_of(prepared: Prepared, part: str) -> Samples:
@@ -155,6 +166,32 @@ def score_table(samples: Samples, scores: FloatArray | None = None) -> pl.DataFr
         pl.col("user").cast(pl.String), pl.col("target").cast(pl.String).alias("item"), "liked"
     )
     return table if scores is None else table.with_columns(log_odds=pl.Series(scores))
+
+
+def _scores(
+    run: RunDir,
+    samples: Samples,
+    seeds: Sequence[int],
+    *,
+    domain: str,
+    kept: Path | None = None,
+    backbone: Backbone | None = None,
+    say: Say = print,
+) -> Iterator[tuple[int, FloatArray]]:
+    """Each seed and its log-odds; the backbone's own share of them is computed once for all."""
+    if not seeds:
+        return
+    backbone = backbone or load(run.recipe, say=say)
+    share, own = run.recipe.evaluation.backbone_share, None
+    for seed in seeds:
+        with _scorer(run, backbone, seed, domain) as scorer:
+            alone = replace(scorer, backbone_share=0.0)
+            scores = _shown(alone, samples, f"Scoring, seed {seed}")
+        if share and run.adapter(seed) is not None:
+            if own is None:
+                own = score_untuned(run, samples, kept, domain=domain, backbone=backbone, say=say)
+            scores = pool(scores, own, share)
+        yield seed, scores
 
 
 @contextmanager
