@@ -27,7 +27,9 @@ check: install
 	$(BIN)/python docs/commands.py --check
 
 bench: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
 	$(BIN)/python benchmarks/bench.py
+	$(BIN)/python benchmarks/growth.py
 
 format: install
 	$(BIN)/ruff check --fix .

@@ -27,7 +27,7 @@ from peft import PeftModel
 
 from tallrec.assets import fetch
 from tallrec.data.movielens import read_movielens_100k
-from tallrec.data.samples import build_samples, lasting_first, samples_for_user
+from tallrec.data.samples import build_samples, samples_for_user
 from tallrec.data.splits import split_paper
 from tallrec.llm.adapter import AdapterCard, attach_lora, save_adapter
 from tallrec.llm.backbone import Backbone, load_backbone
@@ -60,13 +60,12 @@ TASKS = {
     "rank": Task("rank-paper", (PORT, HF, CACHE, *LLAMA), ("bfloat16", "float32")),
     "tune-timeline": Task("tune-timeline", (HF,)),
     "score-timeline": Task("score-timeline", (HF,)),
-    "score-timeline-lasting": Task("score-timeline-lasting", (HF,)),
     "score-timeline-blocks": Task("score-timeline-blocks", (HF,)),
     "rank-timeline": Task("rank-timeline", (HF, CACHE)),
 }
 
 
-def prepare(folder: Path) -> Backbone:
+def prepare(folder: Path, n_rows: int) -> Backbone:
     """Model and adapter as folders, and the rows of every task; the adapter's update is random."""
     backbone = load_backbone(fetch("smollm2-135m"), dtype="bfloat16")
     backbone.model.save_pretrained(folder / "model")
@@ -74,16 +73,15 @@ def prepare(folder: Path) -> Backbone:
     backbone = load_backbone(folder / "model", dtype="bfloat16")
     dataset = read_movielens_100k(fetch("movielens-100k"))
     splits = split_paper(build_samples(dataset))
+    test = splits.test[:n_rows]
     user = str(splits.test.events["user"][0])
     catalogue = np.arange(splits.test.catalog.height)
     ranked = samples_for_user(splits.test, user, catalogue, history=10)
     for template in ("paper", "timeline"):
         write_rows(folder / f"tune-{template}.json", backbone, template, splits.train[:SHOTS])
-        write_rows(folder / f"score-{template}.json", backbone, template, splits.test)
+        write_rows(folder / f"score-{template}.json", backbone, template, test)
         write_rows(folder / f"rank-{template}.json", backbone, template, ranked)
-    blocks = split_paper(build_samples(dataset, block=BLOCK)).test
-    lasting = lasting_first(splits.test)
-    write_rows(folder / "score-timeline-lasting.json", backbone, "timeline", lasting)
+    blocks = split_paper(build_samples(dataset, block=BLOCK)).test[:n_rows]
     write_rows(folder / "score-timeline-blocks.json", backbone, "timeline", blocks)
     model = save_random_adapter(backbone, folder / "adapter").merge_and_unload()
     (like,) = fetch("smollm2-135m").glob("*.gguf")
@@ -244,12 +242,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tasks", default=",".join(TASKS), help=f"of {', '.join(TASKS)}")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rows", type=int, default=1000, help="test rows that are scored")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     found: list[dict] = []
     with tempfile.TemporaryDirectory(prefix="tallrec-benchmark-") as temporary:
         folder = Path(temporary)
-        backbone, rate = prepare(folder), gemm_rate()
+        backbone, rate = prepare(folder, options.rows), gemm_rate()
         for name in options.tasks.split(","):
             found += results(TASKS[name], rounds(TASKS[name], options.repeats, folder))
             options.out.write_text(json.dumps(found, indent=1) + "\n")

@@ -7,14 +7,12 @@ import polars as pl
 import pytest
 
 from tallrec.data.prepared import PreparedInfo, read_prepared, write_prepared
-from tallrec.llm.adapter import load_adapter
 from tallrec.recipe_files import load_recipe
 from tallrec.run import open_run
 from tallrec.steps.demo import run_demo
 from tallrec.steps.evaluate import compare_runs, evaluate_run
 from tallrec.steps.score import recommend_run, score_run
-from tallrec.steps.stages import scorer_of
-from tallrec.steps.tune import load, tune_recipe
+from tallrec.steps.tune import tune_recipe
 from tests.planted import planted_splits
 from tests.tiny import save_tiny_model
 
@@ -45,7 +43,7 @@ def tiny_recipe(folder, *settings):
             "shots.count=24",
             "seeds=[0, 1]",
             "evaluation.resamples=200",
-            "evaluation.backbone_share=0.25",
+            "evaluation.zero_shot=true",
             *settings,
         ),
     )
@@ -85,7 +83,7 @@ def test_a_run_holds_what_the_docs_say(world):
 def test_the_report_has_the_model_beside_counting(world):
     report = json.loads((world / "run" / "report.json").read_text(encoding="utf-8"))
     kinds = [system["kind"] for system in report["systems"]]
-    assert kinds == ["model", "counting", "counting", "counting"]
+    assert kinds == ["model", "zero-shot", "counting", "counting", "counting"]
     model = report["systems"][0]["metrics"]["auc"]
     assert len(model["per_seed"]) == 2
     assert report["data"]["rows"] == len(planted_splits().test)
@@ -100,21 +98,6 @@ def test_scores_are_those_of_the_rows(world):
     assert scores["log_odds"].is_finite().all()
 
 
-def test_the_backbones_share_is_computed_once_for_all_seeds(world):
-    run, test = open_run(world / "run"), planted_splits().test
-    backbone = load(run.recipe, say=silent)
-    own = pl.read_parquet(run.path / "untuned.parquet")["log_odds"].to_numpy()
-    untuned = scorer_of(run.recipe, backbone, backbone.model, "movie")(test)
-    np.testing.assert_allclose(own, untuned, atol=1e-5)
-    for seed in (0, 1):
-        scores = pl.read_parquet(run.seed(seed) / "scores.parquet")["log_odds"].to_numpy()
-        model = load_adapter(backbone, run.adapter(seed))
-        expected = scorer_of(run.recipe, backbone, model, "movie")(test)
-        model.unload()
-        np.testing.assert_allclose(scores, expected, atol=1e-5)
-        assert np.abs(scores - own).max() > 1e-3
-
-
 def test_seeds_differ_and_repeat(world, tmp_path):
     again = tune_recipe(tiny_recipe(world), tmp_path / "run", data=world / "data", say=silent)
     weights = "adapter/adapter_model.safetensors"
@@ -125,9 +108,10 @@ def test_seeds_differ_and_repeat(world, tmp_path):
 
 def test_evaluation_reuses_scores_and_gives_the_same_report(world):
     before = json.loads((world / "run" / "report.json").read_text(encoding="utf-8"))
-    stamp = (world / "run" / "seed-0" / "scores.parquet").stat().st_mtime_ns
+    kept = [world / "run" / "seed-0" / "scores.parquet", world / "run" / "untuned.parquet"]
+    stamps = [path.stat().st_mtime_ns for path in kept]
     assert json.loads(json.dumps(evaluate_run(world / "run", say=silent))) == before
-    assert (world / "run" / "seed-0" / "scores.parquet").stat().st_mtime_ns == stamp
+    assert [path.stat().st_mtime_ns for path in kept] == stamps
 
 
 def test_another_part_goes_elsewhere(world, tmp_path):

@@ -136,11 +136,6 @@ class EvaluationRecipe(_Strict):
     """How scores are made and measured."""
 
     ordering: Literal["log-odds", "released"] = "log-odds"
-    backbone_share: float = Field(0.0, ge=0, lt=1)
-    """Share of a score that the backbone without its adapter gives; doubles the time of scoring."""
-    history_order: Literal["time", "lasting"] = "time"
-    """Of a scored row's history: oldest first, or what stays in it longest first, so that a user's
-    successive rows share more."""
     zero_shot: bool = False
     """Whether the backbone without its adapter is a row of the table."""
     resamples: int = Field(2000, ge=100)

@@ -1,7 +1,6 @@
 """Which events become questions, and which of them are drawn."""
 
 from collections import Counter
-from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -13,7 +12,6 @@ from tallrec.data.samples import (
     STRATIFY,
     build_samples,
     draw_shots,
-    lasting_first,
     positions_in_group,
     samples_for_user,
 )
@@ -148,28 +146,6 @@ def test_samples_are_what_plain_python_says(events, history):
     if expected:
         samples = build_samples(dataset(*events), history=history, min_history=1)
         assert summary(samples) == expected
-
-
-class TestLastingFirst:
-    @given(EVENTS, st.integers(1, 4))
-    def test_the_same_question_in_another_order(self, events, history):
-        samples = build_samples(dataset(*events), history=history, min_history=0)
-        for before, after in zip(samples, lasting_first(samples), strict=True):
-            assert Counter(before.history) == Counter(after.history)
-            assert replace(after, history=before.history) == before
-
-    def test_successive_samples_begin_alike(self):
-        samples = build_samples(dataset(*diary("v", 3), *diary("u", 60)), history=10)
-        rows = [[*(i.id for i, _ in s.history), s.target.id] for s in lasting_first(samples)]
-        prefixes = {tuple(row[: n + 1]) for row in rows[6:46] for n in range(len(row))}
-        assert len(prefixes) == 40 * 4.375
-
-    def test_an_order_is_the_samples_own(self):
-        samples = build_samples(dataset(*diary("v", 3), *diary("u", 40)), history=10)
-        alone = [next(iter(lasting_first(samples[[i]]))) for i in range(len(samples))]
-        assert alone == list(lasting_first(samples))
-        other = build_samples(dataset(*diary("u", 40)), history=10)
-        assert alone == list(lasting_first(other))
 
 
 class TestForUser:

@@ -155,25 +155,6 @@ def test_a_scorer_reads_the_prompt_it_renders(backbone, template):
         assert score == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_share_of_the_score_is_the_backbones_own(backbone):
-    samples = planted_splits().test[:9]
-    model = attach_lora(backbone, targets=("all-linear",)).eval()
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.2)
-    tuned = scorer_for(backbone, model)
-    with model.disable_adapter():
-        own = tuned(samples)
-    calls = []
-    shared = replace(
-        tuned, backbone_share=0.25, on_progress=lambda n, total, _note: calls.append((n, total))
-    )
-    np.testing.assert_allclose(shared(samples), 0.75 * tuned(samples) + 0.25 * own, atol=1e-6)
-    assert np.abs(own - tuned(samples)).max() > 0.1
-    assert calls[-1] == (18, 18)
-    assert calls == sorted(calls)
-
-
 class TestContract(ScorerContract):
     """What every scorer promises. Untuned, two random layers personalise nothing."""
 
@@ -183,13 +164,3 @@ class TestContract(ScorerContract):
     @classmethod
     def scorer(cls, tiny_folder):
         return scorer_for(load_backbone(tiny_folder, dtype="float32", device="cpu"))
-
-
-class TestContractInLastingOrder(TestContract):
-    """The same of the order in which successive rows share most."""
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def scorer(cls, tiny_folder):
-        backbone = load_backbone(tiny_folder, dtype="float32", device="cpu")
-        return scorer_for(backbone, history_order="lasting")

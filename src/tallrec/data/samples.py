@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -201,47 +201,6 @@ def reorder(samples: Iterable[Sample], orders: int, *, seed: int) -> list[Sample
     return shown
 
 
-def lasting_first(samples: Samples) -> Iterator[Sample]:
-    """Shows what stays longest in a user's sliding history first.
-
-    In order of time, histories of successive samples have no beginning in common: the oldest event
-    drops out. Here the order of a history depends on how many events its user had before the
-    target: an event that is in the history of each of the next 2^k targets, counted from a
-    multiple of 2^k, comes before those of a smaller k. With histories of 10, successive samples
-    then have 4.4 events each of their own (target included) instead of 11.
-
-    Args:
-        samples: Samples of events sorted by user.
-
-    Returns:
-        Each sample with the same history in that order.
-    """
-    before_event = positions_in_group(samples.events["user"])
-    for (start, stop), sample in zip(samples.spans.tolist(), samples, strict=True):
-        if start == stop:
-            yield sample
-            continue
-        first = int(before_event[start])
-        order = _lasting_order(first, first + stop - start)
-        yield replace(sample, history=tuple(sample.history[i] for i in order))
-
-
-def _lasting_order(first: int, target: int) -> list[int]:
-    """Order of the events `first` to `target - 1` of a user, numbered from 0."""
-
-    def lasts(event: int) -> int:
-        k = 0
-        while True:
-            size = 2 << k
-            begin = target // size * size
-            # Known before the first target of the larger block and not yet out at its last?
-            if not begin + size - 1 - (target - first) <= event < begin:
-                return k
-            k += 1
-
-    return sorted(range(target - first), key=lambda i: (-lasts(first + i), i))
-
-
 def _uniform(_samples: Samples, order: IntArray, k: int) -> IntArray:
     return order[:k]
 
@@ -264,9 +223,4 @@ def _by_user(samples: Samples, order: IntArray, k: int) -> IntArray:
     return order[np.argsort(turn, kind="stable")[:k]]
 
 
-def _as_they_are(samples: Samples) -> Iterator[Sample]:
-    return iter(samples)
-
-
 STRATIFY = {"none": _uniform, "label": _by_label, "user": _by_user}
-HISTORY_ORDERS = {"time": _as_they_are, "lasting": lasting_first}

@@ -1,8 +1,8 @@
 """LoRA's forward pass while tuning, with less to compute and to keep for the gradients.
 
 PEFT computes an adapter in float32 on a float32 copy of its input. Here its weights stay float32,
-and their product is computed in the model's dtype, as in mixed precision; dropout draws its mask
-again for the gradients instead of keeping it. In float32 without dropout the two are the same.
+and their product is computed in the model's dtype, as in mixed precision; of dropout, a byte an
+element is kept for the gradients. In float32 without dropout the two are the same.
 """
 
 from __future__ import annotations
@@ -25,26 +25,30 @@ _LEVELS = 1 << 16  # of a drawn number
 
 
 class _Dropped(torch.autograd.Function):
-    """Zeroes each element with probability p, without scaling the rest.
-
-    torch draws on one core, element by element, which takes a tenth of a tuning step. Here it
-    draws a seed, so that its generator's state still says all.
-    """
+    """Zeroes each element with probability p, without scaling the rest."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
-        ctx.p, ctx.seed = p, int(torch.randint(1 << 62, ()))
-        return x * _mask(x, p, ctx.seed)
+        left_out = _drawn(x, p)
+        ctx.save_for_backward(left_out)
+        return x.masked_fill(left_out, 0)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return grads[0] * _mask(grads[0], ctx.p, ctx.seed), None
+        (left_out,) = ctx.saved_tensors
+        return grads[0].masked_fill(left_out, 0), None
 
 
-def _mask(like: Tensor, p: float, seed: int) -> Tensor:
+def _drawn(like: Tensor, p: float) -> Tensor:
+    """True with probability p.
+
+    torch draws on one core, element by element, which takes a tenth of a tuning step. Here it draws
+    a seed, so that its generator's state still says all.
+    """
+    seed = int(torch.randint(1 << 62, ()))
     drawn = np.random.Generator(np.random.SFC64(seed)).bytes(2 * like.numel())
-    mask = torch.frombuffer(bytearray(drawn), dtype=torch.int16) >= round((p - 0.5) * _LEVELS)
-    return mask.view(like.shape).to(like.device)
+    left_out = torch.frombuffer(bytearray(drawn), dtype=torch.int16) < round((p - 0.5) * _LEVELS)
+    return left_out.view(like.shape).to(like.device)
 
 
 def is_plain(layer: torch.nn.Module) -> bool:

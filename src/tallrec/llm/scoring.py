@@ -11,7 +11,6 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from tallrec.data.samples import HISTORY_ORDERS
 from tallrec.llm.forward import base_of, hidden_at, last_hidden
 from tallrec.llm.merge import merged
 from tallrec.progress import OnProgress, silent
@@ -147,14 +146,6 @@ def score_rows(
     return scores
 
 
-def pool(tuned: FloatArray, own: FloatArray, share: float) -> FloatArray:
-    """Log-odds of which `share` is the backbone's own: a logarithmic opinion pool.
-
-    Few shots say who likes what here, the backbone knows the items (Genest and Zidek, 1986).
-    """
-    return (1 - share) * tuned + share * own
-
-
 @dataclass(frozen=True)
 class LlmScorer:
     """A language model as a `Scorer`: the log-odds of Yes after a sample's prompt.
@@ -168,8 +159,6 @@ class LlmScorer:
         max_tokens: The longest row; longer ones lose their oldest history.
         ordering: `log-odds` or `released`.
         batch_tokens: Tokens in one forward pass.
-        backbone_share: Share of the score that the model without its adapter gives.
-        history_order: A key of `HISTORY_ORDERS`.
         on_progress: Called after each batch.
     """
 
@@ -181,8 +170,6 @@ class LlmScorer:
     max_tokens: int
     ordering: str = "log-odds"
     batch_tokens: int = 4096
-    backbone_share: float = 0.0
-    history_order: str = "time"
     on_progress: OnProgress = silent
 
     def encode(self, samples: Iterable[Sample]) -> list[TokenRow]:
@@ -197,27 +184,12 @@ class LlmScorer:
         )
 
     def __call__(self, samples: Samples) -> FloatArray:
-        """Log-odds of a like for each sample, shape [n].
-
-        With a `backbone_share` they are pooled from what the model says with and without its
-        adapter; see `pool`.
-        """
-        rows = self.encode(HISTORY_ORDERS[self.history_order](samples))
-        if not self.backbone_share or not isinstance(self.model, PeftModel):
-            return self._score(rows, self.on_progress)
-        tuned = self._score(rows, lambda n, all_, note: self.on_progress(n, 2 * all_, note))
-        with self.model.disable_adapter():
-            own = self._score(
-                rows, lambda n, all_, note: self.on_progress(all_ + n, 2 * all_, note)
-            )
-        return pool(tuned, own, self.backbone_share)
-
-    def _score(self, rows: Sequence[TokenRow], on_progress: OnProgress) -> FloatArray:
+        """Log-odds of a like for each sample, shape [n]."""
         return score_rows(
             self.model,
-            rows,
+            self.encode(samples),
             self.answers,
             ordering=self.ordering,
             batch_tokens=self.batch_tokens,
-            on_progress=on_progress,
+            on_progress=self.on_progress,
         )

@@ -15,7 +15,7 @@ from tallrec.data.prepared import Prepared, read_prepared
 from tallrec.files import write_atomically
 from tallrec.llm.adapter import load_adapter
 from tallrec.llm.backbone import Backbone
-from tallrec.llm.scoring import LlmScorer, pool
+from tallrec.llm.scoring import LlmScorer
 from tallrec.progress import shown
 from tallrec.recommend import recommend
 from tallrec.run import RunDir, open_run
@@ -95,9 +95,7 @@ def score_seeds(
     samples, is not computed again.
     """
     missing = [s for s in run.recipe.seeds if not _holds(_scores_file(out, s), samples)]
-    for seed, scores in _scores(
-        run, samples, missing, domain=domain, kept=out, backbone=backbone, say=say
-    ):
+    for seed, scores in _scores(run, samples, missing, domain=domain, backbone=backbone, say=say):
         path = _scores_file(out, seed)
         path.parent.mkdir(exist_ok=True)
         _write(path, score_table(samples, scores))
@@ -113,21 +111,20 @@ def read_scores(run: RunDir, out: Path) -> FloatArray:
 def score_untuned(
     run: RunDir,
     samples: Samples,
-    kept: Path | None,
+    out: Path,
     *,
     domain: str,
     backbone: Backbone | None = None,
     say: Say = print,
 ) -> FloatArray:
-    """Log-odds by the backbone without any adapter, shape [n]; computed once in a folder `kept`."""
-    path = kept / "untuned.parquet" if kept else None
-    if path and _holds(path, samples):
+    """Log-odds by the backbone without any adapter, shape [n]; kept in `out`."""
+    path = out / "untuned.parquet"
+    if _holds(path, samples):
         return pl.read_parquet(path)["log_odds"].to_numpy()
     backbone = backbone or load(run.recipe, say=say)
     scorer = scorer_of(run.recipe, backbone, backbone.model, domain)
     scores = _shown(scorer, samples, "Scoring, not tuned")
-    if path:
-        _write(path, score_table(samples, scores))
+    _write(path, score_table(samples, scores))
     return scores
 
 
@@ -174,24 +171,16 @@ def _scores(
     seeds: Sequence[int],
     *,
     domain: str,
-    kept: Path | None = None,
     backbone: Backbone | None = None,
     say: Say = print,
 ) -> Iterator[tuple[int, FloatArray]]:
-    """Each seed and its log-odds; the backbone's own share of them is computed once for all."""
+    """Each seed and its log-odds."""
     if not seeds:
         return
     backbone = backbone or load(run.recipe, say=say)
-    share, own = run.recipe.evaluation.backbone_share, None
     for seed in seeds:
         with _scorer(run, backbone, seed, domain) as scorer:
-            alone = replace(scorer, backbone_share=0.0)
-            scores = _shown(alone, samples, f"Scoring, seed {seed}")
-        if share and run.adapter(seed) is not None:
-            if own is None:
-                own = score_untuned(run, samples, kept, domain=domain, backbone=backbone, say=say)
-            scores = pool(scores, own, share)
-        yield seed, scores
+            yield seed, _shown(scorer, samples, f"Scoring, seed {seed}")
 
 
 @contextmanager

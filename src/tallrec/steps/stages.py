@@ -82,8 +82,6 @@ def scorer_of(
         max_tokens=min(recipe.backbone.max_tokens, backbone.max_positions),
         ordering=recipe.evaluation.ordering,
         batch_tokens=recipe.evaluation.batch_tokens,
-        backbone_share=recipe.evaluation.backbone_share,
-        history_order=recipe.evaluation.history_order,
     )
 
 
