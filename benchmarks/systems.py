@@ -37,7 +37,7 @@ from tallrec.llm.tuning import TuningOptions, tune
 from tallrec.prompts.answers import Answers, TokenRow
 
 PORT_BATCH = 32  # the released code's micro-batch
-MOST_ROWS = {"port": PORT_BATCH, "tuned-hf": 256}  # where a row costs the same in any company
+MOST_ROWS = {"port": PORT_BATCH, "tuned-hf": 128}  # where a row costs the same in any company
 HF_BATCH = 16  # the best of 8, 16, 32 here
 CACHE_BATCH = 64
 LORA = {"r": 8, "lora_alpha": 16, "lora_dropout": 0.05, "target_modules": ["q_proj", "v_proj"]}
