@@ -16,7 +16,7 @@ KINDS = {
     "bfloat16": gguf.GGMLQuantizationType.BF16,
     "int8": gguf.GGMLQuantizationType.Q8_0,
 }
-SEQUENCES = 32  # the best of 16, 32, 64 here
+SEQUENCES = 32  # rows in a batch
 THREADS = 2
 
 
