@@ -27,7 +27,7 @@ from peft import PeftModel
 
 from tallrec.assets import fetch
 from tallrec.data.movielens import read_movielens_100k
-from tallrec.data.samples import build_samples, samples_for_user
+from tallrec.data.samples import build_samples, in_blocks, samples_for_user
 from tallrec.data.splits import split_paper
 from tallrec.llm.adapter import AdapterCard, attach_lora, save_adapter
 from tallrec.llm.backbone import Backbone, load_backbone
@@ -81,7 +81,7 @@ def prepare(folder: Path, n_rows: int) -> Backbone:
         write_rows(folder / f"tune-{template}.json", backbone, template, splits.train[:SHOTS])
         write_rows(folder / f"score-{template}.json", backbone, template, test)
         write_rows(folder / f"rank-{template}.json", backbone, template, ranked)
-    blocks = split_paper(build_samples(dataset, block=BLOCK)).test[:n_rows]
+    blocks = in_blocks(test, BLOCK)
     write_rows(folder / "score-timeline-blocks.json", backbone, "timeline", blocks)
     model = save_random_adapter(backbone, folder / "adapter").merge_and_unload()
     (like,) = fetch("smollm2-135m").glob("*.gguf")

@@ -15,7 +15,7 @@ import numpy as np
 
 from tallrec.assets import fetch
 from tallrec.data.movielens import read_movielens_100k
-from tallrec.data.samples import build_samples, samples_for_user
+from tallrec.data.samples import build_samples, in_blocks, samples_for_user
 from tallrec.llm.backbone import Backbone, load_backbone
 from tallrec.llm.scoring import score_rows
 from tallrec.llm.tree import build_tree
@@ -57,7 +57,8 @@ def main() -> None:
     options = parser.parse_args()
     dataset = read_movielens_100k(fetch("movielens-100k"))
     backbone = load_backbone(fetch("smollm2-135m"))
-    sliding, blocks = build_samples(dataset), build_samples(dataset, block=10)
+    sliding = build_samples(dataset)
+    blocks = in_blocks(sliding, 10)
     measure("warm-up", backbone, sliding[:20])
     for n in map(int, options.rows.split(",")):
         measure(f"{n:,} rows, blocks of 10", backbone, blocks[-n:])

@@ -6,7 +6,10 @@ import numpy as np
 import polars as pl
 import pytest
 
+from tallrec.baselines import COUNTING_BASELINES
 from tallrec.data.prepared import PreparedInfo, read_prepared, write_prepared
+from tallrec.data.samples import in_blocks
+from tallrec.evaluate import METRICS
 from tallrec.recipe_files import load_recipe
 from tallrec.run import open_run
 from tallrec.steps.demo import run_demo
@@ -166,6 +169,34 @@ def test_validation_on_shots_leaves_fewer_rows_to_tune_on(world, tmp_path):
     paper = tiny_recipe(world, "seeds=[0]", "shots.validation=paper", "stages.0.epochs=1")
     run = tune_recipe(paper, tmp_path / "paper", data=world / "data", say=silent)
     assert run.tuning["seed-0"]["validation_rows"] == len(planted_splits().valid)
+
+
+def test_many_shots_are_shown_in_fewer_orders(world, tmp_path):
+    recipe = tiny_recipe(world, "seeds=[0]", "shots.most_rows=60")
+    assert recipe.shots.orders == 4
+    run = tune_recipe(recipe, tmp_path / "fewer", data=world / "data", say=silent)
+    assert run.tuning["seed-0"]["rows"] == 2 * 24
+    recipe = tiny_recipe(world, "seeds=[0]", "shots.most_rows=8")
+    run = tune_recipe(recipe, tmp_path / "once", data=world / "data", say=silent)
+    assert run.tuning["seed-0"]["rows"] == 24
+
+
+def test_model_and_counts_read_histories_in_blocks(world, tmp_path):
+    test = read_prepared(world / "data").splits.test
+    results = {}
+    for block in (1, 6):
+        recipe = tiny_recipe(world, "seeds=[0]", "stages=[]", f"evaluation.block={block}")
+        run = tune_recipe(recipe, tmp_path / f"{block}", data=world / "data", say=silent)
+        evaluate_run(run.path, say=silent)
+        results[block] = result = json.loads((run.path / "report.json").read_text())
+        assert ("in blocks of 6" in result["metadata"]["history"]) is (block == 6)
+        rows = in_blocks(test, block)
+        like_rate = COUNTING_BASELINES["like-rate"](rows)(rows)
+        (reported,) = (s for s in result["systems"] if s["name"] == "like-rate")
+        measured = METRICS["log_loss"](rows.labels, like_rate, rows.users)
+        assert reported["metrics"]["log_loss"]["mean"] == pytest.approx(measured)
+    models = [results[block]["systems"][0]["metrics"]["log_loss"]["mean"] for block in (1, 6)]
+    assert models[0] != models[1]
 
 
 def test_an_unfinished_run_is_continued_and_other_data_refused(world, tmp_path):

@@ -23,9 +23,6 @@ def prepare(
     min_history: Annotated[
         int | None, typer.Option(help="Shortest history of a sample.", show_default="--history")
     ] = None,
-    block: Annotated[
-        int, typer.Option(help="Events that the beginning of a history moves at once.")
-    ] = 1,
     like_above: Annotated[float, typer.Option(help="A rating above this is a like.")] = 3.0,
     seed: Annotated[int, typer.Option(help="Seed of the split 'users'.")] = 0,
     paper_json: Annotated[
@@ -85,7 +82,6 @@ def prepare(
         history=history,
         min_history=min_history,
         like_above=like_above,
-        block=block,
         seed=seed,
         paper_json=paper_json,
     )

@@ -22,9 +22,6 @@ class DataRecipe(_Strict):
     """The longest history a sample shows, in events."""
     min_history: int | None = Field(None, ge=0)
     """The shortest history that makes a sample; `history` unless given."""
-    block: int = Field(1, ge=1)
-    """How many events the beginning of a history moves at once; histories are longer by up to one
-    less than this."""
     like_above: float = 3.0
     """A rating above this is a like."""
     seed: int = 0
@@ -46,6 +43,9 @@ class ShotsRecipe(_Strict):
     stratify: Literal["none", "label", "user"] = "none"
     orders: int = Field(1, ge=1)
     """In how many orders of its history and target each shot is tuned on; 1 is as it is."""
+    most_rows: int | None = Field(None, ge=1)
+    """Where all orders of all shots would be more rows than this, as many orders as fit (at least
+    one), so that many shots take no longer than few."""
     validation: Literal["none", "shots", "paper"] = "none"
     """Labels that stop tuning early: none, a share of the shots, or the whole validation part."""
     validation_share: float = Field(0.25, gt=0, lt=1)
@@ -136,6 +136,9 @@ class EvaluationRecipe(_Strict):
     """How scores are made and measured."""
 
     ordering: Literal["log-odds", "released"] = "log-odds"
+    block: int = Field(1, ge=1)
+    """How many events the beginning of a history moves at once; histories are longer by up to one
+    less than this, and a user's successive rows share most of their prompts."""
     zero_shot: bool = False
     """Whether the backbone without its adapter is a row of the table."""
     resamples: int = Field(2000, ge=100)

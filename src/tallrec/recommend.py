@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 from rich.table import Table
 
-from tallrec.data.samples import samples_for_user
+from tallrec.data.samples import in_blocks, samples_for_user
 from tallrec.types import Samples, Scorer
 
 
@@ -21,7 +21,7 @@ def recommend(
         user: The user's id.
         k: How many items to return.
         history: How many of the user's latest events the scorer sees.
-        block: How many events the beginning of that history moves at once; see `build_samples`.
+        block: How many events the beginning of that history moves at once; see `in_blocks`.
 
     Returns:
         At most `k` rows, best first: `item`, `title`, `probability` (of a like).
@@ -35,7 +35,8 @@ def recommend(
     candidates = np.flatnonzero(~met)
     if not len(candidates):
         raise ValueError(f"user {user!r} has met all {len(met):,} items; nothing is left")
-    scores = scorer(samples_for_user(samples, user, candidates, history=history, block=block))
+    questions = samples_for_user(samples, user, candidates, history=history)
+    scores = scorer(in_blocks(questions, block))
     best = np.argsort(-scores, kind="stable")[:k]
     return (
         samples.catalog[candidates[best]]

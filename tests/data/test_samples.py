@@ -12,6 +12,7 @@ from tallrec.data.samples import (
     STRATIFY,
     build_samples,
     draw_shots,
+    in_blocks,
     positions_in_group,
     samples_for_user,
 )
@@ -98,19 +99,16 @@ def test_histories_out_of_range(options):
         build_samples(dataset(*diary("u", 4)), **options)
 
 
-def test_a_block_of_no_events():
-    with pytest.raises(ValueError, match="block must be at least 1; got 0"):
-        build_samples(dataset(*diary("u", 4)), history=2, block=0)
-
-
 @pytest.mark.parametrize(
     ("block", "starts"), [(1, [0, 0, 0, 1, 2, 3, 4]), (3, [0, 0, 0, 0, 0, 3, 3])]
 )
-def test_histories_begin_where_a_block_begins(block, starts):
-    samples = build_samples(dataset(*diary("u", 7)), history=2, min_history=0, block=block)
-    assert samples.spans.tolist() == [[start, stop] for stop, start in enumerate(starts)]
-    asked = samples_for_user(samples, "u", np.array([0]), history=2, block=block)
-    assert asked.spans.tolist() == [[5 // block * block, 7]]
+def test_histories_begin_where_a_block_of_their_user_begins(block, starts):
+    both = dataset(*diary("v", 4), *diary("u", 7))
+    samples = in_blocks(build_samples(both, history=2, min_history=0), block)
+    own = samples.spans[4:] - 4
+    assert own.tolist() == [[start, stop] for stop, start in enumerate(starts)]
+    asked = in_blocks(samples_for_user(samples, "u", np.array([0]), history=2), block)
+    assert (asked.spans - 4).tolist() == [[5 // block * block, 7]]
 
 
 def test_too_few_events_name_the_longest_history():

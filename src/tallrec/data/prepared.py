@@ -24,11 +24,10 @@ class PreparedInfo:
         dataset: Name of the data set.
         domain: The noun for an item.
         split: Name of the split.
-        history: The longest history a sample shows, before whole blocks.
+        history: The longest history a sample shows.
         min_history: The shortest history of a sample.
         like_above: A rating above this is a like.
         seed: Seed of the split.
-        block: How many events the beginning of a history moves at once.
     """
 
     dataset: str
@@ -38,7 +37,6 @@ class PreparedInfo:
     min_history: int
     like_above: float
     seed: int
-    block: int = 1
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ def build_samples(
     history: int = 10,
     min_history: int | None = None,
     like_above: float = 3.0,
-    block: int = 1,
 ) -> Samples:
     """Turns every event with at least `min_history` events before it into a sample.
 
@@ -31,8 +30,6 @@ def build_samples(
         history: The longest history a sample shows, in events; the latest are kept.
         min_history: The shortest history that makes a sample; `history` unless given.
         like_above: A rating above this is a like.
-        block: How many events the beginning of a history moves at once. Above 1, histories hold up
-            to `history + block - 1` events, and those of a user's successive samples begin alike.
 
     Returns:
         All samples, grouped by user, oldest first.
@@ -46,8 +43,6 @@ def build_samples(
             f"history must be at least 1 and min_history between 0 and history; "
             f"got history={history}, min_history={min_history}"
         )
-    if block < 1:
-        raise ValueError(f"block must be at least 1; got {block}")
     events = sort_events(dataset.interactions).with_columns(liked=pl.col("rating") > like_above)
     positions = positions_in_group(events["user"])
     stops = np.flatnonzero(positions >= min_history)
@@ -57,7 +52,7 @@ def build_samples(
             f"no user has more than {min_history} interactions (the most anyone has is {longest}): "
             f"give a smaller --history or --min-history"
         )
-    starts = stops - history_lengths(positions[stops], history, block)
+    starts = stops - np.minimum(positions[stops], history)
     targets = events[stops]
     rows = pl.DataFrame(
         {
@@ -73,13 +68,25 @@ def build_samples(
     return Samples(dataset.catalog, events.select(columns), rows)
 
 
-def history_lengths(positions: IntArray, history: int, block: int = 1) -> IntArray:
-    """How many events are shown to a question after each of `positions` events, shape [n].
+def in_blocks(samples: Samples, block: int) -> Samples:
+    """Shows more of each history: all from where the block of events it begins in begins.
 
-    The latest `history`, and those before them back to where the block they begin in begins.
+    The beginning then moves `block` events at once instead of one, so that what the prompts of a
+    user's successive samples begin with stays the same for as many.
+
+    Args:
+        samples: Any samples.
+        block: How many of a user's events make a block; of 1, nothing changes.
+
+    Returns:
+        The same samples, with histories longer by up to `block - 1` events.
     """
-    lengths: IntArray = positions - np.maximum(positions - history, 0) // block * block
-    return lengths
+    starts, stops = samples.spans.T
+    positions = positions_in_group(samples.events["user"])
+    shown = starts < stops
+    earlier = np.zeros_like(starts)
+    earlier[shown] = positions[starts[shown]] % block
+    return replace(samples, rows=samples.rows.with_columns(start=pl.Series(starts - earlier)))
 
 
 def sort_events(interactions: pl.DataFrame) -> pl.DataFrame:
@@ -109,9 +116,7 @@ def positions_in_group(groups: pl.Series) -> IntArray:
     return np.arange(len(codes)) - np.repeat(starts, lengths)
 
 
-def samples_for_user(
-    samples: Samples, user: str, items: IntArray, *, history: int = 10, block: int = 1
-) -> Samples:
+def samples_for_user(samples: Samples, user: str, items: IntArray, *, history: int = 10) -> Samples:
     """One sample for each of `items`, all with the latest history of `user`.
 
     Args:
@@ -119,7 +124,6 @@ def samples_for_user(
         user: The user's id.
         items: Item codes (rows of the catalogue) to ask about, shape [n].
         history: The longest history to show, in events.
-        block: How many events its beginning moves at once; see `build_samples`.
 
     Returns:
         `len(items)` samples without labels.
@@ -135,7 +139,7 @@ def samples_for_user(
             f"{', '.join(map(repr, known[:3]))}"
         )
     stop = int(own[-1]) + 1
-    start = stop - int(history_lengths(np.array(len(own)), history, block))
+    start = stop - min(len(own), history)
     targets = samples.catalog["item"][items]
     rows = pl.DataFrame(
         {

@@ -46,8 +46,8 @@ def _drawn(like: Tensor, p: float) -> Tensor:
     a seed, so that its generator's state still says all.
     """
     seed = int(torch.randint(1 << 62, ()))
-    drawn = np.random.Generator(np.random.SFC64(seed)).bytes(2 * like.numel())
-    left_out = torch.frombuffer(bytearray(drawn), dtype=torch.int16) < round((p - 0.5) * _LEVELS)
+    drawn = np.random.SFC64(seed).random_raw(-(-like.numel() // 4)).view(np.int16)
+    left_out = torch.from_numpy(drawn)[: like.numel()] < round((p - 0.5) * _LEVELS)
     return left_out.view(like.shape).to(like.device)
 
 

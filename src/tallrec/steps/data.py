@@ -58,7 +58,6 @@ def prepare(
     history: int = 10,
     min_history: int | None = None,
     like_above: float = 3.0,
-    block: int = 1,
     seed: int = 0,
     paper_json: bool = False,
 ) -> dict[str, Any]:
@@ -71,7 +70,6 @@ def prepare(
         history: The longest history of a sample.
         min_history: The shortest; `history` unless given.
         like_above: A rating above this is a like.
-        block: How many events the beginning of a history moves at once; see `build_samples`.
         seed: Seed of the split `users`.
         paper_json: Whether to write the parts in the paper's JSON format as well.
 
@@ -86,13 +84,11 @@ def prepare(
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
     samples = build_samples(
-        dataset, history=history, min_history=min_history, like_above=like_above, block=block
+        dataset, history=history, min_history=min_history, like_above=like_above
     )
     splits = SPLITS[split](samples, **({"seed": seed} if split == "users" else {}))
     shortest = history if min_history is None else min_history
-    info = PreparedInfo(
-        dataset.name, dataset.domain, split, history, shortest, like_above, seed, block
-    )
+    info = PreparedInfo(dataset.name, dataset.domain, split, history, shortest, like_above, seed)
     result = audit(splits)
     files = {
         "audit.json": (json.dumps(result, indent=2) + "\n").encode(),
@@ -117,7 +113,6 @@ def prepare_recipe(data: DataRecipe, folder: Path, *, say: Say = print) -> Path:
             history=data.history,
             min_history=data.min_history,
             like_above=data.like_above,
-            block=data.block,
             seed=data.seed,
         )
     read_prepared(folder)

@@ -27,7 +27,7 @@ from tallrec.evaluate.plots import figures, shots_figure
 from tallrec.llm.backbone import Backbone
 from tallrec.run import RunDir
 from tallrec.steps.data import Say
-from tallrec.steps.score import finished_run, part_of, score_seeds, score_table, score_untuned
+from tallrec.steps.score import finished_run, questions_of, score_seeds, score_table, score_untuned
 from tallrec.steps.tune import shots_of
 from tallrec.types import Samples
 
@@ -61,7 +61,7 @@ def evaluate_run(
         raise ValueError("an evaluation on other rows than the run's test part needs --out")
     out = out or path
     out.mkdir(parents=True, exist_ok=True)
-    samples = part_of(prepared, part)
+    samples = questions_of(run, prepared, part)
     evaluation = Evaluation(
         labels=samples.labels,
         users=samples.users,
@@ -149,6 +149,12 @@ def stages_in_words(run: RunDir) -> str:
     return ", then ".join([*stages, "shots" if recipe.shots_stage else "no shots"])
 
 
+def _history_in_words(longest: int, block: int) -> str:
+    if block == 1:
+        return f"the latest {longest} events"
+    return f"the latest {longest} to {longest + block - 1} events, in blocks of {block}"
+
+
 def _metadata(run: RunDir, prepared: Prepared, part: str) -> dict[str, Any]:
     recipe, info = run.recipe, run.info
     questions = score_table(prepared.splits.parts()[part]).write_csv()
@@ -158,6 +164,7 @@ def _metadata(run: RunDir, prepared: Prepared, part: str) -> dict[str, Any]:
         "dataset": prepared.info.dataset,
         "split": prepared.info.split,
         "part": part,
+        "history": _history_in_words(prepared.info.history, recipe.evaluation.block),
         "backbone": recipe.backbone.source,
         "template": recipe.template,
         "stages": stages_in_words(run),

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from tallrec.data.prepared import Prepared, read_prepared
+from tallrec.data.samples import in_blocks
 from tallrec.files import write_atomically
 from tallrec.llm.adapter import load_adapter
 from tallrec.llm.backbone import Backbone
@@ -40,7 +41,7 @@ def score_run(
     """
     run = finished_run(path)
     prepared = read_prepared(data or Path(run.info["data"]["folder"]))
-    samples = part_of(prepared, part)
+    samples = questions_of(run, prepared, part)
     scores = dict(_scores(run, samples, run.recipe.seeds, domain=prepared.info.domain, say=say))
     table = score_table(samples, np.mean(list(scores.values()), axis=0))
     _write(out, table)
@@ -76,7 +77,7 @@ def recommend_run(
             user,
             k=k,
             history=prepared.info.history,
-            block=prepared.info.block,
+            block=run.recipe.evaluation.block,
         )
 
 
@@ -128,8 +129,8 @@ def score_untuned(
     return scores
 
 
-def part_of(prepared: Prepared, part: str) -> Samples:
-    """A part by name.
+def questions_of(run: RunDir, prepared: Prepared, part: str) -> Samples:
+    """A part by name, with histories as the run's recipe wants them to be read.
 
     Raises:
         ValueError: If there is none of this name or it is empty.
@@ -139,7 +140,7 @@ def part_of(prepared: Prepared, part: str) -> Samples:
     samples = prepared.splits.parts()[part]
     if not len(samples):
         raise ValueError(f"the part {part} of this prepared folder has no rows")
-    return samples
+    return in_blocks(samples, run.recipe.evaluation.block)
 
 
 def finished_run(path: Path) -> RunDir:

@@ -8,7 +8,7 @@ from tallrec.data.prepared import Prepared, read_prepared
 from tallrec.data.samples import draw_shots, reorder
 from tallrec.llm.backbone import Backbone, load_backbone
 from tallrec.prompts.responses import ended
-from tallrec.recipe import Recipe, ShotsStage
+from tallrec.recipe import Recipe, ShotsRecipe, ShotsStage
 from tallrec.run import RunDir, create_run
 from tallrec.steps.check import check_data, check_sources
 from tallrec.steps.data import Say, backbone_source, prepare_recipe
@@ -157,7 +157,7 @@ def _tune_shots(
     recipe, tokenizer = bench.recipe, bench.backbone.tokenizer
     shots, valid = shots_of(recipe, prepared, seed)
     scorer = bench.scorer(bench.backbone.model)
-    rows = scorer.encode(reorder(shots, recipe.shots.orders, seed=seed))
+    rows = scorer.encode(reorder(shots, _orders(recipe.shots, len(shots)), seed=seed))
     bench.say(
         f"Tuning on {len(rows)} rows ({sum(len(row.positions) for row in rows)} answers, "
         f"{sum(row.dropped for row in rows)} history items dropped), seed {seed}"
@@ -173,3 +173,9 @@ def _tune_shots(
         start=start,
         valid=scorer.encode(valid) if valid else None,
     )
+
+
+def _orders(shots: ShotsRecipe, count: int) -> int:
+    if shots.most_rows is None:
+        return shots.orders
+    return min(shots.orders, max(1, shots.most_rows // count))
