@@ -12,6 +12,7 @@ from tallrec.data.samples import in_blocks
 from tallrec.evaluate import METRICS
 from tallrec.recipe_files import load_recipe
 from tallrec.run import open_run
+from tallrec.steps import evaluate
 from tallrec.steps.demo import run_demo
 from tallrec.steps.evaluate import compare_runs, evaluate_run
 from tallrec.steps.score import recommend_run, score_run
@@ -197,6 +198,32 @@ def test_model_and_counts_read_histories_in_blocks(world, tmp_path):
         assert reported["metrics"]["log_loss"]["mean"] == pytest.approx(measured)
     models = [results[block]["systems"][0]["metrics"]["log_loss"]["mean"] for block in (1, 6)]
     assert models[0] != models[1]
+
+
+def test_the_papers_recommenders_stand_beside_the_model(world, tmp_path, monkeypatch):
+    settings = ('evaluation.baselines=["caser", "gru-bert"]', "evaluation.zero_shot=false")
+    recipe = tiny_recipe(world, "stages=[]", *settings)
+    run = tune_recipe(recipe, tmp_path / "run", data=world / "data", say=silent)
+    result = evaluate_run(run.path, say=silent)
+    names = [system["name"] for system in result["systems"]]
+    assert names[1:4] == ["caser", "gru-bert", "like-rate"]
+    caser = result["systems"][1]
+    assert caser["kind"] == "sequential"
+    assert len(set(caser["metrics"]["auc"]["per_seed"])) == 2
+    monkeypatch.setattr(evaluate, "fit_sequential", None)  # what was fitted is kept
+    assert evaluate_run(run.path, say=silent)["systems"] == result["systems"]
+
+
+def test_baselines_can_have_the_whole_training_part(world, tmp_path):
+    settings = ('evaluation.baselines=["caser"]', "seeds=[0]", "shots.count=1")
+    aucs = {}
+    for rows in ("shots", "train"):
+        recipe = tiny_recipe(world, "stages=[]", *settings, f"evaluation.baselines_on={rows}")
+        run = tune_recipe(recipe, tmp_path / rows, data=world / "data", say=silent)
+        result = evaluate_run(run.path, say=silent)
+        (caser,) = (s for s in result["systems"] if s["name"] == "caser")
+        aucs[rows] = caser["metrics"]["auc"]["mean"]
+    assert aucs["train"] > 0.8 > aucs["shots"]
 
 
 def test_an_unfinished_run_is_continued_and_other_data_refused(world, tmp_path):

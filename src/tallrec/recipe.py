@@ -128,6 +128,7 @@ class ShotsStage(_Stage):
 
 
 STAGES: dict[str, type[BaseModel]] = {"instructions": InstructionsStage, "shots": ShotsStage}
+Baseline = Literal["gru4rec", "caser", "sasrec", "dros", "gru-bert", "dros-bert"]
 Logger = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 Stage = Annotated[InstructionsStage | ShotsStage, Field(discriminator="data")]
 
@@ -139,6 +140,12 @@ class EvaluationRecipe(_Strict):
     block: int = Field(1, ge=1)
     """How many events the beginning of a history moves at once; histories are longer by up to one
     less than this, and a user's successive rows share most of their prompts."""
+    baselines: tuple[Baseline, ...] = ()
+    """Recommenders of the paper to put beside the model, fitted on the shots of each seed."""
+    baselines_on: Literal["shots", "train"] = "shots"
+    """What they are fitted on: the same shots as the model, or the whole training part."""
+    encoder: str = "minilm"
+    """Of titles, for the baselines with BERT: an embedded asset, a Hugging Face id or a folder."""
     zero_shot: bool = False
     """Whether the backbone without its adapter is a row of the table."""
     resamples: int = Field(2000, ge=100)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -119,14 +119,21 @@ def score_untuned(
     say: Say = print,
 ) -> FloatArray:
     """Log-odds by the backbone without any adapter, shape [n]; kept in `out`."""
-    path = out / "untuned.parquet"
-    if _holds(path, samples):
-        return pl.read_parquet(path)["log_odds"].to_numpy()
-    backbone = backbone or load(run.recipe, say=say)
-    scorer = scorer_of(run.recipe, backbone, backbone.model, domain)
-    scores = _shown(scorer, samples, "Scoring, not tuned")
-    _write(path, score_table(samples, scores))
-    return scores
+
+    def compute() -> FloatArray:
+        loaded = backbone or load(run.recipe, say=say)
+        scorer = scorer_of(run.recipe, loaded, loaded.model, domain)
+        return _shown(scorer, samples, "Scoring, not tuned")
+
+    return kept(out / "untuned.parquet", samples, compute)
+
+
+def kept(path: Path, samples: Samples, compute: Callable[[], FloatArray]) -> FloatArray:
+    """The scores in a file, shape [n]; computed and written if it has none for these samples."""
+    if not _holds(path, samples):
+        path.parent.mkdir(exist_ok=True)
+        _write(path, score_table(samples, compute()))
+    return pl.read_parquet(path)["log_odds"].to_numpy()
 
 
 def questions_of(run: RunDir, prepared: Prepared, part: str) -> Samples:
