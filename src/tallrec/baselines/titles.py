@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
+
+from tallrec.quiet import without_bars
 
 _AT_ONCE = 256
 
@@ -27,8 +30,9 @@ def encode_titles(source: str | Path, titles: Sequence[str]) -> Tensor:
         ValueError: If there is no encoder there.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        encoder = AutoModel.from_pretrained(source).eval()
+        with without_bars() if Path(source).exists() else nullcontext():
+            tokenizer = AutoTokenizer.from_pretrained(source)
+            encoder = AutoModel.from_pretrained(source).eval()
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{source} is no text encoder that can be loaded: {reason}") from error

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,13 +18,12 @@ from transformers import (
     AutoTokenizer,
     BitsAndBytesConfig,
     GgufConfig,
-    modeling_gguf_pytorch_utils,
 )
-from transformers.utils import logging as transformers_logging
 
 from tallrec.llm.converted import converted_folder, keep_converted
 from tallrec.llm.memory import keep_freed_memory
 from tallrec.llm.scoring import check_readable
+from tallrec.quiet import without_bars
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -91,7 +89,7 @@ def load_backbone(
     local = Path(folder).is_dir()
     options = {} if local else _hub_options(folder)
     try:
-        with _without_bars() if local else nullcontext():  # a download may show its bars
+        with without_bars() if local else nullcontext():  # a download may show its bars
             tokenizer, model = (
                 _load_gguf(gguf, torch_dtype, torch_device)
                 if gguf
@@ -249,22 +247,6 @@ def _load_gguf(
     _forget_quantization(model)
     keep_converted(folder, model, tokenizer)
     return tokenizer, model
-
-
-@contextmanager
-def _without_bars() -> Iterator[None]:
-    """No bars of transformers. Its GGUF reader draws one with tqdm itself, beyond every setting."""
-    settings: Any = transformers_logging  # untyped
-    reader: Any = modeling_gguf_pytorch_utils
-    shown, own_tqdm = settings.is_progress_bar_enabled(), reader.tqdm
-    settings.disable_progress_bar()
-    reader.tqdm = settings.tqdm
-    try:
-        yield
-    finally:
-        reader.tqdm = own_tqdm
-        if shown:
-            settings.enable_progress_bar()
 
 
 def _forget_quantization(model: PreTrainedModel) -> None:
