@@ -23,42 +23,14 @@ def of_kinds(titles):
     return torch.tensor(kinds, dtype=torch.float32)
 
 
-class Sequential(ScorerContract):
+class TestSequential(ScorerContract):
     personalises = True
     tolerance = 1e-5
-    name = ""
 
+    @pytest.fixture(scope="class", params=SEQUENTIAL)
     @classmethod
-    def fit(cls, shots):
-        return fit_sequential(cls.name, shots, options=QUICK, encode=of_kinds)
-
-
-class TestGru4Rec(Sequential):
-    name = "gru4rec"
-
-
-class TestCaser(Sequential):
-    name = "caser"
-
-
-class TestSasRec(Sequential):
-    name = "sasrec"
-
-
-class TestDros(Sequential):
-    name = "dros"
-
-
-class TestGruBert(Sequential):
-    name = "gru-bert"
-
-
-class TestDrosBert(Sequential):
-    name = "dros-bert"
-
-
-def test_every_architecture_keeps_the_contract():
-    assert {test.name for test in Sequential.__subclasses__()} == set(SEQUENTIAL)
+    def scorer(cls, planted, request):
+        return fit_sequential(request.param, planted.train, options=QUICK, encode=of_kinds)
 
 
 @pytest.fixture(scope="module")

@@ -111,6 +111,11 @@ def test_histories_begin_where_a_block_of_their_user_begins(block, starts):
     assert (asked.spans - 4).tolist() == [[5 // block * block, 7]]
 
 
+def test_a_block_of_no_events():
+    with pytest.raises(ValueError, match="block must be at least 1; got 0"):
+        in_blocks(build_samples(dataset(*diary("u", 4)), history=2), 0)
+
+
 def test_too_few_events_name_the_longest_history():
     with pytest.raises(ValueError, match=r"more than 10 interactions \(the most anyone has is 4\)"):
         build_samples(dataset(*diary("u", 4), *diary("v", 2)))

@@ -20,7 +20,7 @@ def disk(tmp_path):
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder]
     if not shutil.which("mount") or subprocess.run(mount, check=False).returncode:
-        pytest.skip("mounting a small, real disk needs root")
+        pytest.skip("mounting a small, real disk needs root; one test here needs none")
     yield folder
     subprocess.run(["umount", folder], check=True)
 
@@ -38,6 +38,31 @@ def turn_read_only(disk):
 def mend(disk):
     subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
     (disk / "ballast").unlink(missing_ok=True)
+
+
+def stand_in_the_way(folder):
+    """What needs no disk and no root: links to nowhere, where the next checkpoints would be."""
+    for step in range(10, 100):
+        (folder / "run" / "checkpoints" / f"checkpoint-{step}").symlink_to(folder / "no" / "where")
+
+
+def test_a_checkpoint_that_cannot_be_written_costs_nothing_before_it(tiny_folder, tmp_path):
+    def at_nine(done, *_):
+        if done == 9:
+            stand_in_the_way(tmp_path)
+
+    with pytest.raises(TuningError, match=f"cannot be written to {tmp_path}.*make room"):
+        tune_tiny(tiny_folder, tmp_path / "run", on_progress=at_nine)
+    kept = last_checkpoint(tmp_path / "run" / "checkpoints")
+    assert kept is not None
+    assert load_file(kept / "adapter_model.safetensors")
+    for file in (tmp_path / "run" / "checkpoints").iterdir():
+        if file.is_symlink():
+            file.unlink()
+    _, model, log = tune_tiny(tiny_folder, tmp_path / "run")
+    _, undisturbed, expected = tune_tiny(tiny_folder, tmp_path / "undisturbed")
+    assert same(weights(model), weights(undisturbed))
+    assert log == expected
 
 
 @pytest.mark.parametrize("harm", [fill, turn_read_only])

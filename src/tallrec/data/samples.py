@@ -80,7 +80,12 @@ def in_blocks(samples: Samples, block: int) -> Samples:
 
     Returns:
         The same samples, with histories longer by up to `block - 1` events.
+
+    Raises:
+        ValueError: If `block` is below 1.
     """
+    if block < 1:
+        raise ValueError(f"block must be at least 1; got {block}")
     starts, stops = samples.spans.T
     positions = positions_in_group(samples.events["user"])
     shown = starts < stops
