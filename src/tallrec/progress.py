@@ -17,6 +17,14 @@ def silent(_done: int, _total: int, _note: str = "") -> None:
     """The default of every `on_progress` argument: (done, total, note) go nowhere."""
 
 
+def in_words(seconds: float) -> str:
+    """A duration as a person would say it: `40 s`, `12 min`, `2 h 5 min`."""
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f"{max(1, round(seconds))} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
 @contextmanager
 def shown(description: str, console: Console | None = None) -> Iterator[OnProgress]:
     """Yields an `on_progress` function that draws on standard error.

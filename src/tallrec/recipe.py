@@ -13,7 +13,7 @@ class _Strict(BaseModel):
 
 
 class DataRecipe(_Strict):
-    """Which samples; ignored where a prepared folder is given."""
+    """Which samples; where a prepared folder is given, only `mixed_with` is read."""
 
     dataset: str = "movielens-100k"
     """A data set by name, or the path of a prepared folder."""
@@ -26,6 +26,8 @@ class DataRecipe(_Strict):
     """A rating above this is a like."""
     seed: int = 0
     """Seed of the split."""
+    mixed_with: tuple[str, ...] = ()
+    """Prepared folders of other domains: shots are drawn from all in equal numbers."""
 
     @model_validator(mode="after")
     def _a_range_of_histories(self) -> Self:
@@ -178,6 +180,15 @@ class Recipe(_Strict):
             raise ValueError(
                 "a stage on shots must be the last and only one: stages on instructions come "
                 "before it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _shots_of_every_domain(self) -> Self:
+        if self.shots.count <= len(self.data.mixed_with):
+            raise ValueError(
+                f"shots.count must be at least one for each of the "
+                f"{len(self.data.mixed_with) + 1} mixed folders; got {self.shots.count}"
             )
         return self
 

@@ -107,7 +107,7 @@ def ablation_page(results: Sequence[Result], plots: Sequence[str]) -> str:
             f"## {facts['recipe']} (template {facts['template']})",
             markdown_table(*figure_rows(result)),
             "### What a stage changes",
-            _findings(result["differences"]),
+            findings(result["differences"]),
             markdown_table(*difference_rows(result["differences"], "compared with")),
             f"![AUC and GAUC by shots, {facts['recipe']}]({plot})",
         ]
@@ -149,8 +149,8 @@ def _pairs(parts: Sequence[Part]) -> list[tuple[str, str]]:
     return pairs
 
 
-def _findings(differences: Sequence[Difference]) -> str:
-    """One line a comparison, in words."""
+def findings(differences: Sequence[Difference]) -> str:
+    """The comparisons by AUC as Markdown, one line each."""
     return "\n".join(
         f"- {d['system']} is {d['verdict']} "
         f"{'than' if d['verdict'] in ('better', 'worse') else 'from'} {d['baseline']} in "

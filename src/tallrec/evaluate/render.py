@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tallrec.evaluate.metrics import METRICS
-from tallrec.evaluate.schema import COUNTING, Data, Difference, Result, SystemResult
+from tallrec.evaluate.schema import (
+    COUNTING,
+    Data,
+    Difference,
+    MetricResult,
+    Result,
+    SystemResult,
+)
 from tallrec.files import write_atomically
 
 if TYPE_CHECKING:
@@ -41,7 +48,7 @@ def to_markdown(result: Result, plots: Mapping[str, str] | None = None) -> str:
         result: From `summarize` or `compare`.
         plots: Caption to file name of pictures that lie beside the page.
     """
-    sections = ["# Evaluation", _facts(result["data"])]
+    sections = ["# Evaluation", data_in_words(result["data"])]
     if result["warnings"]:
         sections.append("\n".join(f"> **Warning:** {text}  " for text in result["warnings"]))
     sections += [markdown_table(*figure_rows(result)), READING.format(**result)]
@@ -67,7 +74,7 @@ def to_table(result: Result) -> "Table":
 
     header, rows = figure_rows(result)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    table.caption, table.caption_justify = _facts(result["data"]), "left"
+    table.caption, table.caption_justify = data_in_words(result["data"]), "left"
     for i, title in enumerate(header):
         # On a narrow terminal the interval goes below its figure, but is never cut.
         width = len("[0.000,0.000]") if "[" in title else None
@@ -130,8 +137,7 @@ def figure_rows(result: Result) -> tuple[list[str], list[list[str]]]:
 
 def _figures_of(system: SystemResult) -> Iterator[str]:
     for name, metric in system["metrics"].items():
-        mean = _number(metric["mean"])
-        yield f"{mean} {_interval(metric)}".rstrip() if name in _WITH_INTERVAL else mean
+        yield with_interval(metric) if name in _WITH_INTERVAL else _number(metric["mean"])
 
 
 def _spread(system: SystemResult) -> str:
@@ -162,11 +168,17 @@ def difference_rows(
     return header, rows
 
 
-def _facts(data: Data) -> str:
+def data_in_words(data: Data) -> str:
+    """The test samples in a sentence."""
     return (
         f"{data['rows']:,} test samples of {data['users']:,} users ({data['users_with_both']:,} "
         f"with both likes and dislikes), {data['like_share']:.1%} likes."
     )
+
+
+def with_interval(metric: MetricResult) -> str:
+    """A figure and its interval, `0.723 [0.643,0.787]`."""
+    return f"{_number(metric['mean'])} {_interval(metric)}".rstrip()
 
 
 def _interval(figure: Mapping[str, Any], form: str = ".3f") -> str:

@@ -4,22 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import replace
-from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-import polars as pl
-from torch import Tensor
-
-from tallrec.baselines import COUNTING_BASELINES
-from tallrec.baselines.fitting import FitOptions
-from tallrec.baselines.sequential import fit_sequential
-from tallrec.baselines.titles import encode_titles
 from tallrec.data.prepared import Prepared, read_prepared
 from tallrec.evaluate import (
-    COUNTING,
     MODEL,
     Evaluation,
     Result,
@@ -31,17 +20,16 @@ from tallrec.evaluate import (
 from tallrec.evaluate.plots import figures, shots_figure
 from tallrec.llm.backbone import Backbone
 from tallrec.run import RunDir
-from tallrec.steps.data import Say, backbone_source
+from tallrec.steps.baselines import count, score_sequential
+from tallrec.steps.data import Say
 from tallrec.steps.score import (
     finished_run,
-    kept,
     questions_of,
     score_seeds,
     score_table,
     score_untuned,
 )
-from tallrec.steps.tune import shots_of
-from tallrec.types import FloatArray, Samples
+from tallrec.types import Samples
 
 
 def evaluate_run(
@@ -79,8 +67,8 @@ def evaluate_run(
         users=samples.users,
         systems=(
             *_models(run, samples, out, prepared.info.domain, backbone, say),
-            *_baselines(run, own, samples, out, say),
-            *_count(run, own, samples),
+            *score_sequential(run.recipe, own, samples, out, say=say),
+            *count(run.recipe, own, samples),
         ),
         metadata=_metadata(run, prepared, part),
     )
@@ -129,49 +117,6 @@ def _models(
     if recipe.evaluation.zero_shot:
         zero = score_untuned(run, samples, out, domain=domain, backbone=backbone, say=say)
         systems.append(System(f"{name}, not tuned", "zero-shot", zero[None]))
-    return systems
-
-
-def _baselines(run: RunDir, own: Prepared, samples: Samples, out: Path, say: Say) -> list[System]:
-    """The sequential recommenders that the recipe names; their scores are kept like the model's."""
-    recipe = run.recipe
-    length = own.info.history + recipe.evaluation.block - 1
-
-    @cache
-    def encode(titles: tuple[str, ...]) -> Tensor:
-        return encode_titles(backbone_source(recipe.evaluation.encoder, say=say), titles)
-
-    def fit_and_score(name: str, seed: int) -> FloatArray:
-        shots, valid = shots_of(recipe, own, seed)
-        if recipe.evaluation.baselines_on == "train":
-            shots = own.splits.train
-        options = FitOptions(length=length, seed=seed)
-        return fit_sequential(name, shots, valid=valid, options=options, encode=encode)(samples)
-
-    systems = []
-    for name in recipe.evaluation.baselines:
-        say(f"Fitting {name} on the {recipe.evaluation.baselines_on}")
-        files = {seed: out / f"seed-{seed}" / f"{name}.parquet" for seed in recipe.seeds}
-        scores = [
-            kept(file, samples, partial(fit_and_score, name, seed)) for seed, file in files.items()
-        ]
-        systems.append(System(name, "sequential", np.array(scores)))
-    return systems
-
-
-def _count(run: RunDir, own: Prepared, samples: Samples) -> list[System]:
-    """The counting baselines, fitted on the same shots as each seed's adapter."""
-    systems = []
-    for name, fit in COUNTING_BASELINES.items():
-        scores = []
-        for seed in run.recipe.seeds:
-            shots, valid = shots_of(run.recipe, own, seed)
-            if valid is not None and run.recipe.shots.validation == "shots":
-                shots = replace(shots, rows=pl.concat([shots.rows, valid.rows]))
-            scores.append(fit(shots)(samples))
-        if all(np.array_equal(scores[0], other) for other in scores[1:]):
-            scores = scores[:1]  # it learns nothing, so seeds do not differ
-        systems.append(System(name, COUNTING, np.array(scores)))
     return systems
 
 

@@ -98,7 +98,7 @@ def score_seeds(
     missing = [s for s in run.recipe.seeds if not _holds(_scores_file(out, s), samples)]
     for seed, scores in _scores(run, samples, missing, domain=domain, backbone=backbone, say=say):
         path = _scores_file(out, seed)
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         _write(path, score_table(samples, scores))
     return read_scores(run, out)
 
@@ -131,7 +131,7 @@ def score_untuned(
 def kept(path: Path, samples: Samples, compute: Callable[[], FloatArray]) -> FloatArray:
     """The scores in a file, shape [n]; computed and written if it has none for these samples."""
     if not _holds(path, samples):
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         _write(path, score_table(samples, compute()))
     return pl.read_parquet(path)["log_odds"].to_numpy()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,9 +64,9 @@ class Workbench:
     probe: Samples
     say: Say
 
-    def scorer(self, model: PreTrainedModel | PeftModel) -> LlmScorer:
-        """A loaded model as a scorer."""
-        return scorer_of(self.recipe, self.backbone, model, self.domain)
+    def scorer(self, model: PreTrainedModel | PeftModel, domain: str | None = None) -> LlmScorer:
+        """A loaded model as a scorer, of the run's own domain unless another is given."""
+        return scorer_of(self.recipe, self.backbone, model, domain or self.domain)
 
 
 def scorer_of(
@@ -107,7 +108,7 @@ def tune_stage(
     *,
     seed: int,
     start: Path | None,
-    valid: list[TokenRow] | None = None,
+    valid: Sequence[TokenRow] = (),
     facts: dict[str, Any] | None = None,
     title: str = "Tuning",
 ) -> None:
@@ -141,7 +142,7 @@ def tune_stage(
             TuningOptions(**options, seed=seed),
             folder=folder,
             loggers=bench.recipe.loggers,
-            valid=valid or (),
+            valid=valid,
             on_progress=on_progress,
         )
     seconds = time.monotonic() - started
@@ -155,7 +156,7 @@ def tune_stage(
     found = {
         "seconds": round(seconds, 1),
         "rows": len(rows),
-        "validation_rows": len(valid) if valid else 0,
+        "validation_rows": len(valid),
         "dropped_history_items": sum(row.dropped for row in rows),
         "best_validation_auc": max(aucs, default=None),
     }

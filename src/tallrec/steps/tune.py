@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tallrec.data.prepared import Prepared, read_prepared
 from tallrec.data.samples import draw_shots, reorder
 from tallrec.llm.backbone import Backbone, load_backbone
+from tallrec.prompts.answers import TokenRow
 from tallrec.prompts.responses import ended
 from tallrec.recipe import Recipe, ShotsRecipe, ShotsStage
 from tallrec.run import RunDir, create_run
@@ -52,13 +54,18 @@ def _tune(run: RunDir, data: Path | None, backbone: Backbone | None, say: Say) -
     recipe = run.recipe
     folder = data or prepare_recipe(recipe.data, run.path / "data", say=say)
     prepared = read_prepared(folder)
-    known = check_same_data(run, folder, prepared)
+    mixed = [read_prepared(Path(other)) for other in recipe.data.mixed_with]
+    known = check_same_data(run, folder, prepared, mixed)
     if known and run.tuned:
         say(f"{run.path} is tuned already: nothing was changed")
         return
     backbone = backbone or load(recipe, say=say)
     run.add(
-        data={"folder": str(folder.resolve()), "sha256": prepared.hashes},
+        data={
+            "folder": str(folder.resolve()),
+            "sha256": prepared.hashes,
+            "mixed_with": [other.hashes for other in mixed],
+        },
         backbone={
             "name": backbone.name,
             "fingerprint": backbone.fingerprint,
@@ -74,19 +81,26 @@ def _tune(run: RunDir, data: Path | None, backbone: Backbone | None, say: Say) -
     if recipe.shots_stage is not None:
         for seed in recipe.seeds:
             if not (run.seed(seed) / "adapter").is_dir():
-                _tune_shots(run, bench, recipe.shots_stage, prepared, seed, start)
+                _tune_shots(run, bench, recipe.shots_stage, [prepared, *mixed], seed, start)
 
 
-def check_same_data(run: RunDir, folder: Path, prepared: Prepared) -> bool:
+def check_same_data(
+    run: RunDir, folder: Path, prepared: Prepared, mixed: Sequence[Prepared] = ()
+) -> bool:
     """Whether a run was begun on data before.
 
     Raises:
         ValueError: If it was, and on other data than these.
     """
     known = run.info.get("data")
-    if known and known["sha256"] != prepared.hashes:
+    if not known:
+        return False
+    if known["sha256"] != prepared.hashes:
         raise ValueError(f"{run.path} was begun on other data than {folder}: give another --out")
-    return bool(known)
+    if mixed and known.get("mixed_with") != [other.hashes for other in mixed]:
+        others = ", ".join(run.recipe.data.mixed_with)
+        raise ValueError(f"{run.path} was begun on other data than {others}: give another --out")
+    return True
 
 
 def load(recipe: Recipe, *, say: Say = print) -> Backbone:
@@ -103,21 +117,33 @@ def load(recipe: Recipe, *, say: Say = print) -> Backbone:
 
 
 def shots_of(recipe: Recipe, prepared: Prepared, seed: int) -> tuple[Samples, Samples | None]:
-    """The shots of a seed: rows to tune on and rows to stop on, None without validation."""
-    shots = draw_shots(
-        prepared.splits.train, recipe.shots.count, seed=seed, stratify=recipe.shots.stratify
-    )
-    if recipe.shots.validation == "paper":
-        return shots, prepared.splits.valid
-    if recipe.shots.validation == "none":
-        return shots, None
-    held_out = max(1, round(len(shots) * recipe.shots.validation_share))
-    if held_out >= len(shots):
+    """The shots of a seed: rows to tune on and rows to stop on, None without validation.
+
+    Where domains are mixed, these are the run's own: what the other folders' equal shares leave.
+    """
+    own = recipe.shots.count - len(recipe.data.mixed_with) * _share_of_others(recipe)
+    return _draw(recipe.shots, own, prepared, seed)
+
+
+def _share_of_others(recipe: Recipe) -> int:
+    return recipe.shots.count // (len(recipe.data.mixed_with) + 1)
+
+
+def _draw(
+    shots: ShotsRecipe, count: int, prepared: Prepared, seed: int
+) -> tuple[Samples, Samples | None]:
+    drawn = draw_shots(prepared.splits.train, count, seed=seed, stratify=shots.stratify)
+    if shots.validation == "paper":
+        return drawn, prepared.splits.valid
+    if shots.validation == "none":
+        return drawn, None
+    held_out = max(1, round(count * shots.validation_share))
+    if held_out >= count:
         raise ValueError(
-            f"{len(shots)} shots cannot be split into tuning and validation rows: draw more, "
+            f"{count} shots cannot be split into tuning and validation rows: draw more, "
             f"lower shots.validation_share, or set shots.validation to none"
         )
-    return shots[: len(shots) - held_out], shots[len(shots) - held_out :]
+    return drawn[: count - held_out], drawn[count - held_out :]
 
 
 def _tune_instructions(run: RunDir, bench: Workbench) -> Path | None:
@@ -150,32 +176,32 @@ def _tune_shots(
     run: RunDir,
     bench: Workbench,
     stage: ShotsStage,
-    prepared: Prepared,
+    folders: Sequence[Prepared],
     seed: int,
     start: Path | None,
 ) -> None:
-    recipe, tokenizer = bench.recipe, bench.backbone.tokenizer
-    shots, valid = shots_of(recipe, prepared, seed)
-    scorer = bench.scorer(bench.backbone.model)
-    rows = scorer.encode(reorder(shots, _orders(recipe.shots, len(shots)), seed=seed))
+    """Tunes one seed on the shots of all folders, the run's own first."""
+    recipe = bench.recipe
+    drawn = [shots_of(recipe, folders[0], seed)]
+    drawn += [_draw(recipe.shots, _share_of_others(recipe), one, seed) for one in folders[1:]]
+    orders = orders_of(recipe.shots, sum(len(shots) for shots, _ in drawn))
+    rows: list[TokenRow] = []
+    valid_rows: list[TokenRow] = []
+    for prepared, (shots, valid) in zip(folders, drawn, strict=True):
+        scorer = bench.scorer(bench.backbone.model, prepared.info.domain)
+        rows += scorer.encode(reorder(shots, orders, seed=seed))
+        valid_rows += scorer.encode(valid) if valid else []
     bench.say(
         f"Tuning on {len(rows)} rows ({sum(len(row.positions) for row in rows)} answers, "
         f"{sum(row.dropped for row in rows)} history items dropped), seed {seed}"
     )
     if stage.loss != "answers":
-        rows = ended(rows, tokenizer.eos_token_id)
-    tune_stage(
-        bench,
-        stage,
-        run.seed(seed),
-        rows,
-        seed=seed,
-        start=start,
-        valid=scorer.encode(valid) if valid else None,
-    )
+        rows = ended(rows, bench.backbone.tokenizer.eos_token_id)
+    tune_stage(bench, stage, run.seed(seed), rows, seed=seed, start=start, valid=valid_rows)
 
 
-def _orders(shots: ShotsRecipe, count: int) -> int:
+def orders_of(shots: ShotsRecipe, count: int) -> int:
+    """In how many orders of its history and target each of `count` shots is tuned on."""
     if shots.most_rows is None:
         return shots.orders
     return min(shots.orders, max(1, shots.most_rows // count))

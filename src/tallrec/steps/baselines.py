@@ -1,0 +1,75 @@
+"""What stands beside the model in a report: recommenders of the paper, and counting."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from torch import Tensor
+
+from tallrec.baselines import COUNTING_BASELINES
+from tallrec.baselines.fitting import FitOptions
+from tallrec.baselines.sequential import fit_sequential
+from tallrec.baselines.titles import encode_titles
+from tallrec.data.prepared import Prepared
+from tallrec.evaluate import COUNTING, System
+from tallrec.recipe import Recipe
+from tallrec.steps.data import Say, backbone_source
+from tallrec.steps.score import kept
+from tallrec.steps.tune import shots_of
+from tallrec.types import FloatArray, Samples
+
+
+def score_sequential(
+    recipe: Recipe, own: Prepared, samples: Samples, out: Path, *, say: Say = print
+) -> list[System]:
+    """The sequential recommenders that a recipe names, fitted on the shots of each of its seeds.
+
+    Args:
+        recipe: Its `evaluation` says which, and what they are fitted on.
+        own: Where the shots come from.
+        samples: What to score.
+        out: Scores are kept in `out / "seed-N"`, as the model's are.
+        say: Shows a line to the user.
+    """
+    length = own.info.history + recipe.evaluation.block - 1
+
+    @cache
+    def encode(titles: tuple[str, ...]) -> Tensor:
+        return encode_titles(backbone_source(recipe.evaluation.encoder, say=say), titles)
+
+    def fit_and_score(name: str, seed: int) -> FloatArray:
+        shots, valid = shots_of(recipe, own, seed)
+        if recipe.evaluation.baselines_on == "train":
+            shots = own.splits.train
+        options = FitOptions(length=length, seed=seed)
+        return fit_sequential(name, shots, valid=valid, options=options, encode=encode)(samples)
+
+    systems = []
+    for name in recipe.evaluation.baselines:
+        say(f"Fitting {name} on the {recipe.evaluation.baselines_on}")
+        files = {seed: out / f"seed-{seed}" / f"{name}.parquet" for seed in recipe.seeds}
+        scores = [
+            kept(file, samples, partial(fit_and_score, name, seed)) for seed, file in files.items()
+        ]
+        systems.append(System(name, "sequential", np.array(scores)))
+    return systems
+
+
+def count(recipe: Recipe, own: Prepared, samples: Samples) -> list[System]:
+    """The counting baselines, fitted on the same shots as each seed's adapter."""
+    systems = []
+    for name, fit in COUNTING_BASELINES.items():
+        scores = []
+        for seed in recipe.seeds:
+            shots, valid = shots_of(recipe, own, seed)
+            if valid is not None and recipe.shots.validation == "shots":
+                shots = replace(shots, rows=pl.concat([shots.rows, valid.rows]))
+            scores.append(fit(shots)(samples))
+        if all(np.array_equal(scores[0], other) for other in scores[1:]):
+            scores = scores[:1]  # it learns nothing, so seeds do not differ
+        systems.append(System(name, COUNTING, np.array(scores)))
+    return systems
