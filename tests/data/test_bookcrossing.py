@@ -2,10 +2,13 @@
 
 import warnings
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from zipfile import ZipFile
 
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tallrec.data.bookcrossing import read_book_crossing
 
@@ -116,6 +119,19 @@ def test_a_broken_row_does_not_take_the_place_of_a_whole_one(tmp_path):
     dataset = read_quietly(write(tmp_path / "dump", books, ratings))
     assert dataset.catalog["title"].to_list() == ["The Owl; a Novel"]
     assert dataset.interactions["rating"].to_list() == [0.0]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.text("ab ;,\\\"'|é", min_size=1).filter(str.strip), min_size=1, max_size=5),
+    st.lists(st.text('ab;\\"', max_size=7).map('"x;"'.__add__), max_size=5),
+)
+def test_any_title_comes_back_whatever_broken_lines_stand_before_it(titles, broken):
+    escaped = [title.replace("\\", r"\\").replace('"', r"\"") for title in titles]
+    books = [f'"{isbn}";"{title}";"A";"2000";"P"{IMAGES}' for isbn, title in enumerate(escaped)]
+    with TemporaryDirectory() as folder:
+        dump = write(Path(folder), [BOOKS[0], *broken, *books], [RATINGS[0], '"1";"0";"5"'])
+        assert read_quietly(dump).catalog["title"].to_list() == titles
 
 
 def test_without_unrated_interactions_only_the_ratings_stay(tmp_path):

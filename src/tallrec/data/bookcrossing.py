@@ -230,7 +230,8 @@ def _with_lost_bytes(text: str) -> str:
     """Puts a byte back in letters that were decoded twice as Latin-1.
 
     Of the four characters into which that turns `ä`, the second is a control character; the dump
-    has a question mark in its place: `SÃ?Â¤ulen`. ftfy knows what to do once it is back.
+    has a question mark in its place: `SÃ?Â¤ulen`. ftfy knows what to do once it is back. Where
+    the fourth is lost as well, U+FFFD stands for the letter.
     """
     for damaged, better in _LOST_BYTES.items():
         text = re.sub(damaged, better, text)
