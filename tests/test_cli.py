@@ -61,9 +61,28 @@ def test_prepare_writes_the_papers_json(table):
     assert record["output"] in {"Yes.", "No."}
 
 
+def test_prepare_reads_the_book_crossing_dump_and_says_what_it_leaves_out(tmp_path):
+    books = [("ISBN", "Book-Title", "Book-Author"), *((f"b{b}", f"B {b}", "A") for b in range(5))]
+    ratings = [("User-ID", "ISBN", "Book-Rating")]
+    ratings += [(f"u{user}", f"b{book}", f"{2 * book}") for user in range(9) for book in range(5)]
+    for name, rows in (("BX-Books.csv", books), ("BX-Book-Ratings.csv", [*ratings, ("u1", "b1")])):
+        lines = (";".join(f'"{field}"' for field in row) for row in rows)
+        (tmp_path / name).write_text("\n".join(lines), encoding="latin-1")
+    arguments = ("prepare", "book-crossing", "--source", ".", "--min-history", 3)
+    for out, options, events in (("rated", (), 36), ("paper", ("--split", "paper"), 45)):
+        done = tallrec(*arguments, *options, "--out", out, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "Warning: BX-Book-Ratings.csv: 1 of 46 rows are left out: 1 with" in done.stderr
+        assert pl.read_parquet(tmp_path / out / "events.parquet").height == events
+        audit = json.loads((tmp_path / out / "audit.json").read_text(encoding="utf-8"))
+        assert sum(part["rows"] for part in audit["parts"].values()) == 9
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("prepare", "book-crossing", "--out", "x"), "give their folder or zip file (--source"),
+        (("prepare", "ratings.csv", "--implicit", "--out", "x"), "unrated interactions"),
         (("prepare", "nothing.csv", "--out", "x"), "no data set 'nothing.csv'"),
         (("prepare", "ratings.csv", "--rating", "stars", "--out", "x"), "no column 'stars'"),
         (("prepare", "ratings.csv", "--split", "random", "--out", "x"), "split must be one of"),

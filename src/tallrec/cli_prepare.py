@@ -12,7 +12,10 @@ from tallrec.console import say, show_markdown
 
 def prepare(
     dataset: Annotated[
-        str, typer.Argument(metavar="DATASET", help="movielens-100k, movielens-1m or a table file.")
+        str,
+        typer.Argument(
+            metavar="DATASET", help="movielens-100k, movielens-1m, book-crossing or a table file."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="The folder to write; must not exist.")],
     split: Annotated[str, typer.Option(help="users, time or paper.")] = "users",
@@ -21,10 +24,27 @@ def prepare(
     ] = None,
     history: Annotated[int, typer.Option(help="Longest history of a sample, in events.")] = 10,
     min_history: Annotated[
-        int | None, typer.Option(help="Shortest history of a sample.", show_default="--history")
+        int | None,
+        typer.Option(
+            help="Shortest history of a sample.", show_default="--history; 3 for 'paper' of books"
+        ),
     ] = None,
-    like_above: Annotated[float, typer.Option(help="A rating above this is a like.")] = 3.0,
-    seed: Annotated[int, typer.Option(help="Seed of the split 'users'.")] = 0,
+    like_above: Annotated[
+        float | None,
+        typer.Option(help="A rating above this is a like.", show_default="3; book-crossing: 5"),
+    ] = None,
+    implicit: Annotated[
+        bool | None,
+        typer.Option(
+            "--implicit/--explicit",
+            help="Keep interactions without a rating (0 in book-crossing) as dislikes, or leave "
+            "them out.",
+            show_default="implicit for the split 'paper', else explicit",
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the split 'users', and of 'paper' for books.")
+    ] = 0,
     paper_json: Annotated[
         bool, typer.Option("--paper-json", help="Write the paper's JSON files as well.")
     ] = False,
@@ -82,6 +102,7 @@ def prepare(
         history=history,
         min_history=min_history,
         like_above=like_above,
+        implicit=implicit,
         seed=seed,
         paper_json=paper_json,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import tomli_w
@@ -17,13 +18,18 @@ class DataRecipe(_Strict):
 
     dataset: str = "movielens-100k"
     """A data set by name, or the path of a prepared folder."""
+    source: Path | None = None
+    """Folder or zip of a named data set's original files; what can be fetched unless given."""
     split: Literal["paper", "users", "time"] = "users"
     history: int = Field(10, ge=1)
     """The longest history a sample shows, in events."""
     min_history: int | None = Field(None, ge=0)
     """The shortest history that makes a sample; `history` unless given."""
-    like_above: float = 3.0
-    """A rating above this is a like."""
+    like_above: float | None = None
+    """A rating above this is a like; 3, and 5 for Book-Crossing, unless given."""
+    implicit: bool | None = None
+    """Whether interactions without a rating are kept, as dislikes; only for the split `paper`
+    unless given."""
     seed: int = 0
     """Seed of the split."""
     mixed_with: tuple[str, ...] = ()

@@ -68,12 +68,24 @@ class Dataset:
             `catalog["item"]`), `rating` (Float32), `timestamp` (Int64 seconds, null where
             unknown).
         catalog: `item` (String, unique), `title` (String), `creator` (String, null where unknown).
+        like_above: A rating above this is a like, unless whoever makes samples says otherwise.
+        unrated: The rating of interactions that come without one (implicit feedback), or None
+            where all are rated.
     """
 
     name: str
     domain: str
     interactions: pl.DataFrame
     catalog: pl.DataFrame
+    like_above: float = 3.0
+    unrated: float | None = None
+
+    def explicit(self) -> Dataset:
+        """The data set without its unrated interactions."""
+        if self.unrated is None:
+            return self
+        rated = self.interactions.filter(pl.col("rating") != self.unrated)
+        return replace(self, interactions=rated)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,12 @@
 """Which events become questions, and which of them are drawn."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tallrec.data.samples import (
@@ -14,6 +15,7 @@ from tallrec.data.samples import (
     draw_shots,
     in_blocks,
     positions_in_group,
+    random_targets,
     samples_for_user,
 )
 from tests.data.interactions import dataset, diary
@@ -222,3 +224,68 @@ def test_a_number_of_shots_that_is_not_there(k):
 def test_an_unknown_stratification():
     with pytest.raises(ValueError, match="one of none, label, user; got 'age'"):
         draw_shots(PLANTED, 4, seed=0, stratify="age")
+
+
+LIBRARIES = st.lists(st.integers(1, 14), min_size=1, max_size=12)  # how many books each user has
+
+
+def library(sizes):
+    """Users in mixed rows, with their own numbers of books; b0, b3, ... are rated 9, others 0."""
+    events = [
+        (f"u{user}", f"b{book}", 0 if book % 3 else 9)
+        for user, size in enumerate(sizes)
+        for book in range(size)
+    ]
+    return dataset(*sorted(events, key=lambda event: event[1]))
+
+
+@given(LIBRARIES, st.integers(1, 10), st.integers(0, 3))
+def test_a_random_target_is_one_of_each_user_with_enough_events(sizes, history, seed):
+    enough = [user for user, size in enumerate(sizes) if size > 1]
+    assume(enough)
+    samples = random_targets(
+        library(sizes), history=history, min_history=1, like_above=5, seed=seed
+    )
+    assert sorted(s.user for s in samples) == sorted(f"u{user}" for user in enough)
+    for sample in samples:
+        size = sizes[int(sample.user[1:])]
+        shown = [item.id for item, _ in sample.history]
+        books = [*shown, sample.target.id]
+        assert len(shown) == min(history, size - 1)
+        assert len(set(books)) == len(books)
+        assert set(books) <= {f"b{book}" for book in range(size)}
+        for item, liked in (*sample.history, (sample.target, sample.liked)):
+            assert liked == (int(item.id[1:]) % 3 == 0)
+
+
+def test_the_books_of_the_paper_need_more_than_three_ratings():
+    samples = random_targets(library([3, 4, 12]))
+    assert {s.user: len(s.history) for s in samples} == {"u1": 3, "u2": 10}
+
+
+def test_random_targets_are_seeded():
+    books = library([12] * 20)
+    first, same, other = (summary(random_targets(books, seed=seed)) for seed in (0, 0, 1))
+    assert first == same
+    assert first != other
+
+
+def test_every_place_in_a_users_list_is_a_target_about_as_often():
+    """The released code shuffled each list with the same seed: one place, for lists of one length.
+
+    Counts over 2,000 users are within four standard deviations of the binomial's mean.
+    """
+    n, users = 5, 2000
+    samples = random_targets(library([n] * users), history=2, min_history=1)
+    for books in ([s.target.id for s in samples], [s.history[0][0].id for s in samples]):
+        counts = np.bincount([int(book[1:]) for book in books], minlength=n)
+        assert np.abs(counts - users / n).max() < 4 * np.sqrt(users / n * (1 - 1 / n))
+
+
+@pytest.mark.parametrize(("border", "liked"), [(None, [False, True]), (8, [False, False])])
+def test_a_data_set_has_its_own_border_of_likes(border, liked):
+    books = replace(dataset(("u", "a", 9), ("u", "b", 5), ("u", "c", 6)), like_above=5.0)
+    assert [s.liked for s in build_samples(books, history=1, like_above=border)] == liked
+    (sample,) = random_targets(books, history=2, min_history=2, like_above=border)
+    likes = {item.id: like for item, like in (*sample.history, (sample.target, sample.liked))}
+    assert likes == {"a": True, "b": False, "c": border is None}

@@ -6,17 +6,15 @@ https://doi.org/10.1145/2827872. The data may be used for research and not be pa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
-from zipfile import BadZipFile, ZipFile
 
 import polars as pl
 
-from tallrec.data.reading import Table, open_table
+from tallrec.data.reading import open_table
+from tallrec.data.sources import source_files
 from tallrec.data.values import check_known, read_catalog, read_interactions, to_dataset
 
 if TYPE_CHECKING:
@@ -36,18 +34,21 @@ _TITLE_WITH_YEAR = (
 class _Layout:
     """How one publisher wrote a data set: two files of the same kind, columns in a fixed order."""
 
-    ratings: str
-    items: str
-    separators: tuple[str, str]
+    separators: tuple[str, str]  # of ratings and items
     encoding: str = "latin-1"
     header: bool = False
     year: bool = False  # whether the year stands in a third column of the items, not in the title
 
 
-_GROUPLENS_100K = _Layout("u.data", "u.item", ("\t", "|"))
-_GROUPLENS_1M = _Layout("ratings.dat", "movies.dat", ("::", "::"))
-_RECBOLE_100K = _Layout("ml-100k.inter", "ml-100k.item", ("\t", "\t"), "utf-8", True, True)
-_RECBOLE_1M = _Layout("ml-1m.inter", "ml-1m.item", ("\t", "\t"), "utf-8", True, True)
+_RECBOLE = _Layout(("\t", "\t"), "utf-8", header=True, year=True)
+_LAYOUTS_100K = {
+    ("u.data", "u.item"): _Layout(("\t", "|")),
+    ("ml-100k.inter", "ml-100k.item"): _RECBOLE,
+}
+_LAYOUTS_1M = {
+    ("ratings.dat", "movies.dat"): _Layout(("::", "::")),
+    ("ml-1m.inter", "ml-1m.item"): _RECBOLE,
+}
 
 
 def read_movielens_100k(source: Path) -> Dataset:
@@ -64,7 +65,7 @@ def read_movielens_100k(source: Path) -> Dataset:
     Raises:
         ValueError: If the files are not there or broken.
     """
-    return _read(source, "movielens-100k", (_GROUPLENS_100K, _RECBOLE_100K))
+    return _read(source, "movielens-100k", _LAYOUTS_100K)
 
 
 def read_movielens_1m(source: Path) -> Dataset:
@@ -81,59 +82,28 @@ def read_movielens_1m(source: Path) -> Dataset:
     Raises:
         ValueError: If the files are not there or broken.
     """
-    return _read(source, "movielens-1m", (_GROUPLENS_1M, _RECBOLE_1M))
+    return _read(source, "movielens-1m", _LAYOUTS_1M)
 
 
-def _read(source: Path, name: str, layouts: tuple[_Layout, ...]) -> Dataset:
+def _read(source: Path, name: str, layouts: dict[tuple[str, str], _Layout]) -> Dataset:
     with ExitStack() as files:
-        folder, layout = _find(files.enter_context(_unpacked(source, layouts)), source, layouts)
-
-        def opened(file: str, separator: str) -> Table:
-            return files.enter_context(
+        paths = files.enter_context(source_files(source, layouts, "MovieLens"))
+        layout = layouts[paths[0].name, paths[1].name]
+        ratings, items = (
+            files.enter_context(
                 open_table(
-                    folder / file,
+                    path,
                     separator=separator,
                     header=layout.header,
                     encoding=layout.encoding,
                     quoting=False,
                 )
             )
-
-        items = opened(layout.items, layout.separators[1])
+            for path, separator in zip(paths, layout.separators, strict=True)
+        )
         if layout.year:
             items = replace(items, frame=items.frame.with_columns(_TITLE_WITH_YEAR))
         catalog = read_catalog(items, _ITEMS)
-        ratings = opened(layout.ratings, layout.separators[0])
         interactions = read_interactions(ratings, _RATINGS)
         check_known(ratings, _RATINGS, interactions, catalog, items.path)
     return to_dataset(name, "movie", interactions, catalog)
-
-
-@contextmanager
-def _unpacked(source: Path, layouts: tuple[_Layout, ...]) -> Iterator[Path]:
-    """A folder with the files of `source`: itself, or what a zip file contains."""
-    if not source.is_file():
-        yield source
-        return
-    wanted = {file for layout in layouts for file in (layout.ratings, layout.items)}
-    with TemporaryDirectory(prefix="tallrec-") as folder:
-        try:
-            with ZipFile(source) as archive:
-                for member in archive.namelist():
-                    if Path(member).name in wanted:
-                        archive.extract(member, folder)
-        except BadZipFile:
-            raise ValueError(f"{source} is not a whole zip file; give a zip or a folder") from None
-        yield Path(folder)
-
-
-def _find(folder: Path, source: Path, layouts: tuple[_Layout, ...]) -> tuple[Path, _Layout]:
-    """The folder, or the one in it, that has both files of a layout."""
-    if not folder.is_dir():
-        raise ValueError(f"{source} is not there; give a zip or a folder")
-    for place in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
-        for layout in layouts:
-            if (place / layout.ratings).is_file() and (place / layout.items).is_file():
-                return place, layout
-    pairs = " or ".join(f"{layout.ratings} and {layout.items}" for layout in layouts)
-    raise ValueError(f"{source} has no MovieLens files: {pairs} are expected there")

@@ -28,6 +28,7 @@ class PreparedInfo:
         min_history: The shortest history of a sample.
         like_above: A rating above this is a like.
         seed: Seed of the split.
+        implicit: Whether interactions without a rating were kept, as dislikes.
     """
 
     dataset: str
@@ -37,6 +38,7 @@ class PreparedInfo:
     min_history: int
     like_above: float
     seed: int
+    implicit: bool = False
 
 
 @dataclass(frozen=True)

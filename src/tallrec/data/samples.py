@@ -16,7 +16,7 @@ def build_samples(
     *,
     history: int = 10,
     min_history: int | None = None,
-    like_above: float = 3.0,
+    like_above: float | None = None,
 ) -> Samples:
     """Turns every event with at least `min_history` events before it into a sample.
 
@@ -29,7 +29,7 @@ def build_samples(
         dataset: Interactions and their catalogue.
         history: The longest history a sample shows, in events; the latest are kept.
         min_history: The shortest history that makes a sample; `history` unless given.
-        like_above: A rating above this is a like.
+        like_above: A rating above this is a like; the data set's own border unless given.
 
     Returns:
         All samples, grouped by user, oldest first.
@@ -38,12 +38,62 @@ def build_samples(
         ValueError: If an option is out of range or no user has enough events.
     """
     min_history = history if min_history is None else min_history
+    events = sort_events(dataset.interactions)
+    return _samples_of(dataset, events, history, min_history, like_above)
+
+
+def random_targets(
+    dataset: Dataset,
+    *,
+    history: int = 10,
+    min_history: int = 3,
+    like_above: float | None = None,
+    seed: int = 0,
+) -> Samples:
+    """Turns one random event of each user into a sample, with random others as its history.
+
+    This is the sample rule of the paper's book data, which has no times (TALLRec, section 3.1):
+    users with more than 3 ratings, a random one as target, at most 10 of the others as history, in
+    random order. Each user is shuffled with draws of their own and whole events are: the released
+    code shuffles lists of items and of labels apart, in place and from one seed, so that its labels
+    fit other items, and users with as many events get the same order.
+
+    Args:
+        dataset: Interactions and their catalogue; timestamps are not looked at.
+        history: The longest history a sample shows, in events.
+        min_history: A user needs more events than this.
+        like_above: A rating above this is a like; the data set's own border unless given.
+        seed: Seeds the order of each user's events.
+
+    Returns:
+        One sample for each user with enough events; the user's events are in their new order, the
+        target last.
+
+    Raises:
+        ValueError: If an option is out of range or no user has enough events.
+    """
+    grouped = sort_events(dataset.interactions)
+    (rng,) = np.random.default_rng(seed).spawn(1)  # not the draws that `split_users` makes of it
+    starts = positions_in_group(grouped["user"]) == 0
+    events = grouped[np.lexsort((rng.random(len(grouped)), np.cumsum(starts)))]
+    return _samples_of(dataset, events, history, min_history, like_above, last_only=True)
+
+
+def _samples_of(
+    dataset: Dataset,
+    events: pl.DataFrame,
+    history: int,
+    min_history: int,
+    like_above: float | None,
+    *,
+    last_only: bool = False,
+) -> Samples:
+    """Makes events that are grouped by user, or the last of each user, targets of those before."""
     if history < 1 or not 0 <= min_history <= history:
         raise ValueError(
             f"history must be at least 1 and min_history between 0 and history; "
             f"got history={history}, min_history={min_history}"
         )
-    events = sort_events(dataset.interactions).with_columns(liked=pl.col("rating") > like_above)
     positions = positions_in_group(events["user"])
     stops = np.flatnonzero(positions >= min_history)
     if not len(stops):
@@ -52,12 +102,15 @@ def build_samples(
             f"no user has more than {min_history} interactions (the most anyone has is {longest}): "
             f"give a smaller --history or --min-history"
         )
-    starts = stops - np.minimum(positions[stops], history)
+    if last_only:
+        stops = stops[np.append(positions[1:] == 0, True)[stops]]
+    border = dataset.like_above if like_above is None else like_above
+    events = events.with_columns(liked=pl.col("rating") > border)
     targets = events[stops]
     rows = pl.DataFrame(
         {
             "user": targets["user"],
-            "start": starts,
+            "start": stops - np.minimum(positions[stops], history),
             "stop": stops,
             "target": targets["item"],
             "liked": targets["liked"],

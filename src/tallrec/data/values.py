@@ -112,9 +112,15 @@ def read_catalog(table: Table, at: Mapping[str, str]) -> pl.DataFrame:
 
 
 def to_dataset(
-    name: str, domain: str, interactions: pl.DataFrame, catalog: pl.DataFrame
+    name: str,
+    domain: str,
+    interactions: pl.DataFrame,
+    catalog: pl.DataFrame,
+    *,
+    like_above: float = 3.0,
+    unrated: float | None = None,
 ) -> Dataset:
-    """Gives checked interactions the types of a `Dataset`."""
+    """Gives checked interactions the types of a `Dataset`, whose attributes the others are."""
     if interactions["blank"].any():
         interactions = interactions.filter(~pl.col("blank"))
     users = interactions["user"].unique(maintain_order=True).cast(pl.String)
@@ -125,7 +131,8 @@ def to_dataset(
         "rating",
         "timestamp",
     )
-    return Dataset(name, domain, typed.collect(engine="streaming").rechunk(), catalog)
+    rows = typed.collect(engine="streaming").rechunk()
+    return Dataset(name, domain, rows, catalog, like_above, unrated)
 
 
 def first_titles(table: Table, at: Mapping[str, str], interactions: pl.DataFrame) -> pl.DataFrame:

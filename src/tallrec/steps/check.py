@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tallrec.data import DATASETS
 from tallrec.recipe import Recipe
-from tallrec.steps.data import instructions_source
+from tallrec.steps.data import check_source, instructions_source
 
 
 def check_sources(recipe: Recipe) -> None:
@@ -34,7 +34,8 @@ def check_data(recipe: Recipe) -> None:
     """Finds a mistyped data set of a recipe that is run without another prepared folder.
 
     Raises:
-        ValueError: If there is neither a data set nor a folder of that name.
+        ValueError: If there is neither a data set nor a folder of that name, or its files are not
+            to be had.
     """
     name = recipe.data.dataset
     if name not in DATASETS and not Path(name).is_dir():
@@ -42,6 +43,8 @@ def check_data(recipe: Recipe) -> None:
             f"data.dataset: there is no data set or prepared folder {name!r}: prepare it with "
             f"'tallrec prepare', or give one of {', '.join(DATASETS)}"
         )
+    if name in DATASETS:
+        check_source(name, recipe.data.source)
 
 
 def _require(package: str, why: str) -> None:

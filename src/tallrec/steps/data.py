@@ -15,8 +15,8 @@ from tallrec.data import DATASETS
 from tallrec.data.audit import audit, audit_markdown
 from tallrec.data.instructions import READERS
 from tallrec.data.prepared import PreparedInfo, read_prepared, write_prepared
-from tallrec.data.samples import build_samples
-from tallrec.data.splits import SPLITS
+from tallrec.data.samples import build_samples, random_targets
+from tallrec.data.splits import SPLITS, split_users
 from tallrec.data.table import read_table
 from tallrec.prompts.paper import paper_record
 from tallrec.recipe import DataRecipe
@@ -32,7 +32,8 @@ def load_dataset(
 
     Args:
         name: A key of `DATASETS`, or the path of a table of interactions.
-        source: Where a named data set's files lie (folder or zip); the embedded asset if None.
+        source: Where a named data set's files lie (folder or zip); its asset, if it has one,
+            unless given.
         say: Shows terms of use when an asset is fetched.
         table: Arguments of `read_table`, for a path.
 
@@ -40,6 +41,7 @@ def load_dataset(
         ValueError: If there is nothing of that name, or its files are not right.
     """
     if name in DATASETS:
+        check_source(name, source)
         return DATASETS[name](source or fetch(name, on_terms=say))
     path = Path(name)
     if not path.is_file():
@@ -50,6 +52,21 @@ def load_dataset(
     return read_table(path, **table)
 
 
+def check_source(name: str, source: Path | None) -> None:
+    """Refuses a named data set whose files are neither given nor to be fetched.
+
+    Raises:
+        ValueError: If that is so.
+    """
+    if source is not None and not source.exists():
+        raise ValueError(f"there is no folder or zip file {source}")
+    if source is None and name not in ASSETS:
+        raise ValueError(
+            f"{name} cannot be fetched, because its files may not be passed on: get them from its "
+            f"publisher and give their folder or zip file (--source, data.source in a recipe)"
+        )
+
+
 def prepare(
     dataset: Dataset,
     out: Path,
@@ -57,20 +74,26 @@ def prepare(
     split: str,
     history: int = 10,
     min_history: int | None = None,
-    like_above: float = 3.0,
+    like_above: float | None = None,
+    implicit: bool | None = None,
     seed: int = 0,
     paper_json: bool = False,
 ) -> dict[str, Any]:
     """Writes a prepared folder with its audit.
+
+    The split `paper` of books has a sample rule of its own, `random_targets`, with the users split
+    as in `users`; every other split is one of the samples of `build_samples`.
 
     Args:
         dataset: Interactions and catalogue.
         out: The folder; must not exist.
         split: A key of `SPLITS`.
         history: The longest history of a sample.
-        min_history: The shortest; `history` unless given.
-        like_above: A rating above this is a like.
-        seed: Seed of the split `users`.
+        min_history: The shortest; `history` unless given, 3 for the split `paper` of books.
+        like_above: A rating above this is a like; the data set's own border unless given.
+        implicit: Whether interactions without a rating are kept, as dislikes; only for the split
+            `paper` unless given.
+        seed: Seed of the split `users`, and of the split `paper` of books.
         paper_json: Whether to write the parts in the paper's JSON format as well.
 
     Returns:
@@ -83,12 +106,21 @@ def prepare(
         raise ValueError(f"{out} exists already: give another --out, or remove it first")
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
-    samples = build_samples(
-        dataset, history=history, min_history=min_history, like_above=like_above
+    implicit = _keeps_unrated(dataset, split, implicit)
+    if min_history is None:
+        min_history = min(3, history) if _has_random_targets(dataset, split) else history
+    like_above = dataset.like_above if like_above is None else like_above
+    splits = _splits(
+        dataset if implicit else dataset.explicit(),
+        split,
+        seed,
+        history=history,
+        min_history=min_history,
+        like_above=like_above,
     )
-    splits = SPLITS[split](samples, **({"seed": seed} if split == "users" else {}))
-    shortest = history if min_history is None else min_history
-    info = PreparedInfo(dataset.name, dataset.domain, split, history, shortest, like_above, seed)
+    info = PreparedInfo(
+        dataset.name, dataset.domain, split, history, min_history, like_above, seed, implicit
+    )
     result = audit(splits)
     files = {
         "audit.json": (json.dumps(result, indent=2) + "\n").encode(),
@@ -101,18 +133,42 @@ def prepare(
     return result
 
 
+def _has_random_targets(dataset: Dataset, split: str) -> bool:
+    return split == "paper" and dataset.domain == "book"
+
+
+def _keeps_unrated(dataset: Dataset, split: str, implicit: bool | None) -> bool:
+    if dataset.unrated is not None:
+        return split == "paper" if implicit is None else implicit
+    if implicit is None:
+        return False
+    raise ValueError(
+        f"--implicit and --explicit are for data with unrated interactions, such as "
+        f"book-crossing; in {dataset.name} every row is taken to have a rating"
+    )
+
+
+def _splits(dataset: Dataset, split: str, seed: int, **rule: Any) -> Splits:
+    if _has_random_targets(dataset, split):
+        return split_users(random_targets(dataset, seed=seed, **rule), seed=seed)
+    return SPLITS[split](
+        build_samples(dataset, **rule), **({"seed": seed} if split == "users" else {})
+    )
+
+
 def prepare_recipe(data: DataRecipe, folder: Path, *, say: Say = print) -> Path:
     """The prepared folder of a recipe: its own if it names one, else made in `folder`."""
     if data.dataset not in DATASETS and Path(data.dataset).is_dir():
         return Path(data.dataset)
     if not folder.exists():
         prepare(
-            load_dataset(data.dataset, say=say),
+            load_dataset(data.dataset, source=data.source, say=say),
             folder,
             split=data.split,
             history=data.history,
             min_history=data.min_history,
             like_above=data.like_above,
+            implicit=data.implicit,
             seed=data.seed,
         )
     read_prepared(folder)
