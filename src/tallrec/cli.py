@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tallrec.cli_assets import assets_app
+from tallrec.cli_in_context import in_context
+from tallrec.cli_options import numbers, resumable
 from tallrec.cli_prepare import prepare
 from tallrec.cli_recipe import RecipeArgument, SettingsOption, recipe_app
 from tallrec.cli_runs import RunArgument, runs_app, runs_compare
@@ -29,6 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(prepare)
+app.command("in-context")(in_context)
 app.command("compare")(runs_compare)
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(runs_app, name="runs")
@@ -57,7 +57,7 @@ def demo(
     path = free_path(out)
     if path != out:
         say(f"{out} is not overwritten; this run goes to {path}")
-    with _resumable():
+    with resumable():
         run_demo(load_recipe("demo"), path, k=k, say=say, show=show)
 
 
@@ -74,7 +74,7 @@ def run(
     from tallrec.steps.runs import run_recipe
 
     loaded = load_recipe(recipe, tuple(settings or ()))
-    with _resumable():
+    with resumable():
         result = run_recipe(loaded, out, data=data, say=say)
     show(to_table(result))
     say(f"Report: {out / 'report.md'}")
@@ -108,7 +108,7 @@ def tune(
         "backbone.adapter": from_adapter,
     }
     more = (f"{key}={value}" for key, value in given.items() if value is not None)
-    with _resumable():
+    with resumable():
         tune_recipe(load_recipe(recipe, (*(settings or ()), *more)), out, data=data, say=say)
     say(f"Tuned. Measure it with: tallrec evaluate {out}")
 
@@ -129,12 +129,12 @@ def ablate(
     from tallrec.steps.ablate import ablate as ablate_step
 
     loaded = [load_recipe(name, tuple(settings or ())) for name in recipes]
-    with _resumable():
+    with resumable():
         page = ablate_step(
             loaded,
             out,
-            shots=_numbers(shots, "--shots"),
-            seeds=_numbers(seeds, "--seeds"),
+            shots=numbers(shots, "--shots"),
+            seeds=numbers(seeds, "--seeds"),
             data=data,
             say=say,
         )
@@ -204,16 +204,6 @@ def _warn(
         say(f"Warning: {message}")
 
 
-@contextmanager
-def _resumable() -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        command = shlex.join(["tallrec", *sys.argv[1:]])
-        say(f"\nStopped. This goes on from the last checkpoint:\n  {command}")
-        raise typer.Exit(130) from None
-
-
 def _fail(error: Exception) -> None:
     if os.environ.get("TALLREC_DEBUG"):
         raise error
@@ -224,10 +214,3 @@ def _fail(error: Exception) -> None:
         message += full if error.errno == errno.ENOSPC else ""
     print(f"Error: {message}", file=sys.stderr)
     sys.exit(2)
-
-
-def _numbers(text: str, option: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(number) for number in text.split(","))
-    except ValueError:
-        raise ValueError(f"{option} takes numbers such as 16,64; got {text!r}") from None

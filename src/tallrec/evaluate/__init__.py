@@ -8,12 +8,13 @@ from tallrec.evaluate.compare import compare
 from tallrec.evaluate.metrics import METRICS, Metric
 from tallrec.evaluate.render import to_markdown, to_png, to_table, write_report
 from tallrec.evaluate.report import summarize
-from tallrec.evaluate.schema import COUNTING, MODEL, Evaluation, Result, System
+from tallrec.evaluate.schema import COUNTING, MODEL, AnswerCounts, Evaluation, Result, System
 
 __all__ = [
     "COUNTING",
     "METRICS",
     "MODEL",
+    "AnswerCounts",
     "Evaluation",
     "Metric",
     "Part",

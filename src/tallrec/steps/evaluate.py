@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -161,18 +162,35 @@ def _baselines(run: RunDir, own: Prepared, samples: Samples, out: Path, say: Say
 
 def _count(run: RunDir, own: Prepared, samples: Samples) -> list[System]:
     """The counting baselines, fitted on the same shots as each seed's adapter."""
+
+    def shots(seed: int) -> Samples:
+        tuned_on, valid = shots_of(run.recipe, own, seed)
+        if valid is not None and run.recipe.shots.validation == "shots":
+            return replace(tuned_on, rows=pl.concat([tuned_on.rows, valid.rows]))
+        return tuned_on
+
+    return counting_systems([shots(seed) for seed in run.recipe.seeds], samples)
+
+
+def counting_systems(shots: Sequence[Samples], samples: Samples) -> list[System]:
+    """Every counting baseline on these samples.
+
+    Args:
+        shots: What it is fitted on, once for each seed.
+        samples: What is scored.
+    """
     systems = []
     for name, fit in COUNTING_BASELINES.items():
-        scores = []
-        for seed in run.recipe.seeds:
-            shots, valid = shots_of(run.recipe, own, seed)
-            if valid is not None and run.recipe.shots.validation == "shots":
-                shots = replace(shots, rows=pl.concat([shots.rows, valid.rows]))
-            scores.append(fit(shots)(samples))
+        scores = [fit(of_seed)(samples) for of_seed in shots]
         if all(np.array_equal(scores[0], other) for other in scores[1:]):
             scores = scores[:1]  # it learns nothing, so seeds do not differ
         systems.append(System(name, COUNTING, np.array(scores)))
     return systems
+
+
+def questions_hash(samples: Samples) -> str:
+    """Identifies test samples: reports on the same ones may be compared."""
+    return hashlib.sha256(score_table(samples).write_csv().encode()).hexdigest()
 
 
 def stages_in_words(run: RunDir) -> str:
@@ -197,7 +215,6 @@ def _history_in_words(longest: int, block: int) -> str:
 
 def _metadata(run: RunDir, prepared: Prepared, part: str) -> dict[str, Any]:
     recipe, info = run.recipe, run.info
-    questions = score_table(prepared.splits.parts()[part]).write_csv()
     return {
         "run": run.path.name,
         "recipe": recipe.name,
@@ -212,6 +229,6 @@ def _metadata(run: RunDir, prepared: Prepared, part: str) -> dict[str, Any]:
         "seeds": list(recipe.seeds),
         "validation": recipe.shots.validation,
         "tuning_seconds": [facts["seconds"] for facts in run.tuning.values()],
-        "test_hash": hashlib.sha256(questions.encode()).hexdigest(),
+        "test_hash": questions_hash(prepared.splits.parts()[part]),
         "tallrec": info["tallrec"],
     }
