@@ -94,26 +94,15 @@ class Endpoint:
 class Client:
     """Asks an endpoint; safe to use from several threads.
 
+    Key and packages are looked for with the first question: whoever has every answer needs none.
+
     Args:
         endpoint: Whom to ask and how.
-
-    Raises:
-        ValueError: If a package or the key is missing.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
-        if find_spec("openai") is None or find_spec("tenacity") is None:
-            raise ValueError(
-                "asking an endpoint needs packages that are not installed: "
-                "pip install 'tallrec[endpoint]'"
-            )
         self._secret = os.environ.get(endpoint.key_from) if endpoint.key_from else None
-        if endpoint.key_from and not self._secret:
-            raise ValueError(
-                f"{endpoint.base_url} wants a key: put it into the environment variable "
-                f"{endpoint.key_from}"
-            )
         self._stopped = Event()
         self._limit = RateLimit(endpoint.requests_per_minute, self._stopped)
         self._options = first_options(endpoint)
@@ -123,9 +112,11 @@ class Client:
         """The answer to a prompt.
 
         Raises:
-            ValueError: If the endpoint gives none, for good or for too long.
+            ValueError: If the endpoint gives none, for good or for too long, or a package or the
+                key is missing.
             CancelledError: After `stop`.
         """
+        self._check()
         from openai import OpenAIError
 
         try:
@@ -145,6 +136,18 @@ class Client:
     def stop(self) -> None:
         """Ends all waiting: questions on their way are answered, but none is asked again."""
         self._stopped.set()
+
+    def _check(self) -> None:
+        if find_spec("openai") is None or find_spec("tenacity") is None:
+            raise ValueError(
+                "asking an endpoint needs packages that are not installed: "
+                "pip install 'tallrec[endpoint]'"
+            )
+        if self.endpoint.key_from and not self._secret:
+            raise ValueError(
+                f"{self.endpoint.base_url} wants a key: put it into the environment variable "
+                f"{self.endpoint.key_from}"
+            )
 
     @cached_property
     def _openai(self) -> OpenAI:

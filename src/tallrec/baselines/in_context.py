@@ -92,6 +92,7 @@ def ask_all(
                     on_progress(done, len(set(keys)), "")
         except BaseException:
             client.stop()
+            on_progress(done, len(set(keys)), "stopping: waiting for answers on their way")
             pool.shutdown(cancel_futures=True)
             raise
     return [journal[key] for key in keys]

@@ -120,7 +120,7 @@ def sentence(endpoint: Endpoint, error: BaseException) -> str:
         return f"nobody answers at {url} ({reason}): is the server running, and the URL right?"
     if not isinstance(error, APIStatusError):
         return f"{url} is not usable as an OpenAI-compatible endpoint: {error}"
-    return f"{_refusal(endpoint, error)} ({error.status_code}: {_short(error.message)})"
+    return f"{_refusal(endpoint, error)} ({_short(error.message)})"
 
 
 def _refusal(endpoint: Endpoint, error: APIStatusError) -> str:

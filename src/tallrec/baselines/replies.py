@@ -23,7 +23,8 @@ _THOUGHT = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
 _QUOTED = re.compile(r"\"[^\"\n]*\"|\u201c[^\u201d\n]*\u201d")
 _ANSWER = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
 _REFUSAL = re.compile(
-    r"\b(sorry|apologi[sz]e|unable to|as an ai|(can|could|do|will)(no|n['\u2019]|\s+no)t "
+    r"\b(sorry|apologi[sz]e|unable to|as an ai|(can ?not|can['\u2019]t|won['\u2019]t|"
+    r"(could|do|will)( not|n['\u2019]t)) "
     r"(\w+ )?(answer|determine|predict|identify|know|provide|assist|help|say|have))\b",
     re.IGNORECASE,
 )
@@ -100,8 +101,8 @@ def _said(reply: Reply) -> Said:
     """The answer that a text begins with; else a refusal; else the only answer named in it."""
     if reply.refusal or reply.finish == "content_filter":
         return "refused"
-    text = reply.text.strip(_EDGES)
-    found = [word.lower() for word in _ANSWER.findall(_QUOTED.sub("", text))]
+    text = _QUOTED.sub(_answer_or_nothing, reply.text).lstrip(_EDGES)
+    found = [word.lower() for word in _ANSWER.findall(text)]
     leading = _ANSWER.match(text)
     if leading:
         found = [leading.group().lower()]
@@ -128,6 +129,11 @@ def _positions(logprobs: dict[str, Any]) -> Iterator[tuple[str, Iterable[tuple[s
         logprobs.get("tokens") or [], logprobs.get("top_logprobs") or [], strict=False
     ):
         yield token, (top or {}).items()
+
+
+def _answer_or_nothing(quoted: re.Match[str]) -> str:
+    """A title between quotes says nothing about the target, whatever words are in it."""
+    return quoted.group() if _word(quoted.group()) in _WORDS else ""
 
 
 def _word(token: str) -> str:
