@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from tallrec.cli_assets import assets_app
+from tallrec.cli_in_context import in_context
 from tallrec.cli_options import numbers, resumable
 from tallrec.cli_prepare import prepare
 from tallrec.cli_recipe import RecipeArgument, SettingsOption, recipe_app
@@ -28,6 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(prepare)
+app.command("in-context")(in_context)
 app.command("compare")(runs_compare)
 app.add_typer(reproduce_app, name="reproduce")
 app.add_typer(recipe_app, name="recipe")

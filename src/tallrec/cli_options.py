@@ -1,4 +1,4 @@
-"""What several commands share: how an option is read, and how a stopped command is gone on with."""
+"""What several commands share: lists of numbers, and how Ctrl-C ends."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tallrec.console import say
 
 
 def numbers(text: str, option: str) -> tuple[int, ...]:
-    """The numbers of an option such as `16,64`.
+    """The numbers of an option such as 16,64.
 
     Raises:
-        ValueError: If they are none.
+        ValueError: If it holds something else.
     """
     try:
         return tuple(int(number) for number in text.split(","))
@@ -25,11 +25,11 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
 
 
 @contextmanager
-def resumable() -> Iterator[None]:
-    """Ends a command that was stopped with Ctrl-C with the command that goes on."""
+def resumable(kept: str = "checkpoint") -> Iterator[None]:
+    """Ends on Ctrl-C with the command that goes on from the last of what is kept."""
     try:
         yield
     except KeyboardInterrupt:
         command = shlex.join(["tallrec", *sys.argv[1:]])
-        say(f"\nStopped. This goes on from the last checkpoint:\n  {command}")
+        say(f"\nStopped. This goes on from the last {kept}:\n  {command}")
         raise typer.Exit(130) from None

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file under a temporary name beside it and renames it into place.
@@ -44,6 +46,23 @@ def whole_folder(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def locked_folder(path: Path) -> Iterator[None]:
+    """Keeps other processes from working in a folder at the same time.
+
+    Raises:
+        ValueError: If one does.
+    """
+    lock = FileLock(path / ".lock", timeout=0)
+    try:
+        with lock:
+            yield
+    except Timeout:
+        raise ValueError(
+            f"another process is working on {path}: wait for it, or give another --out"
+        ) from None
 
 
 def sha256(path: Path) -> str:

@@ -19,17 +19,14 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from tallrec.files import whole_folder, write_atomically
+from tallrec.files import locked_folder, whole_folder, write_atomically
 from tallrec.recipe import Recipe
 from tallrec.recipe_files import read_recipe
 
@@ -110,21 +107,9 @@ class RunDir:
         recipe = str(self.path / "recipe.toml")
         return shlex.join(["tallrec", "run", recipe, "--out", str(again), *options])
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keeps other processes from working on the run at the same time.
-
-        Raises:
-            ValueError: If one does.
-        """
-        lock = FileLock(self.path / ".lock", timeout=0)
-        try:
-            with lock:
-                yield
-        except Timeout:
-            raise ValueError(
-                f"another process is working on {self.path}: wait for it, or give another --out"
-            ) from None
+    def locked(self) -> AbstractContextManager[None]:
+        """Keeps other processes from working on the run at the same time; see `locked_folder`."""
+        return locked_folder(self.path)
 
 
 def create_run(path: Path, recipe: Recipe) -> RunDir:

@@ -15,12 +15,13 @@ from tallrec.evaluate.metrics import METRICS, Metric
 from tallrec.evaluate.render import to_markdown, to_png, to_table, write_report
 from tallrec.evaluate.report import paired_differences, summarize
 from tallrec.evaluate.reproduction import Column, long_table, matrix_page, table_page
-from tallrec.evaluate.schema import COUNTING, MODEL, Evaluation, Result, System
+from tallrec.evaluate.schema import COUNTING, MODEL, AnswerCounts, Evaluation, Result, System
 
 __all__ = [
     "COUNTING",
     "METRICS",
     "MODEL",
+    "AnswerCounts",
     "Column",
     "Evaluation",
     "Metric",

@@ -2,13 +2,14 @@
 
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tallrec.evaluate.metrics import METRICS
 from tallrec.evaluate.schema import (
     COUNTING,
+    AnswerResult,
     Data,
     Difference,
     MetricResult,
@@ -40,6 +41,36 @@ _PICKED = """\
 The best counting baseline is, metric by metric, the one that is highest on these very test \
 samples: the hardest comparison. Differences are paired (same samples, same resamples)."""
 
+_ANSWERS = """\
+A score is log P(Yes) - log P(No) at the first word of the answer, where log-probabilities are \
+given. If they hold only one of the two ("bounded"), the other is taken to be as likely as the \
+least likely token given. If they hold neither, a Yes or No in the text counts as 90 %: a \
+convention, which log-loss, Brier, ECE and the order among rows scored in the other way rest on. \
+Equal scores are no order: AUC counts a pair that ties half (Mann-Whitney). A sample without a \
+score, whose answer is a refusal or says neither, is left out of every metric above, which can \
+flatter; "unscored by a coin" counts its pairs half as well."""
+
+_ANSWER_LINES: tuple[tuple[str, Callable[[AnswerResult], str]], ...] = (
+    ("asked", lambda a: _number(a["asked"], ",")),
+    ("said Yes / No", lambda a: _two(a["said_yes"], a["said_no"])),
+    ("refused", lambda a: _number(a["refused"], ",")),
+    ("unparseable", lambda a: _number(a["unparseable"], ",")),
+    (
+        "scored by log-probability / by text",
+        lambda a: _two(a["by_log_probability"], a["by_text"]),
+    ),
+    ("of these bounded", lambda a: _number(a["bounded"], ",")),
+    ("share of Yes, by score", lambda a: _number(a["yes_share"], ".1%")),
+    ("tied pairs, counted half", lambda a: _number(a["tied_pairs"], ".1%")),
+    ("AUC, unscored by a coin", lambda a: _number(a["auc_all"])),
+    (
+        "tokens read / written",
+        lambda a: _two(a["prompt_tokens"], a["completion_tokens"]),
+    ),
+    ("cost", lambda a: _number(a["cost"], ".4f")),
+    ("asked again after an error", lambda a: _number(a["retries"], ",")),
+)
+
 
 def to_markdown(result: Result, plots: Mapping[str, str] | None = None) -> str:
     """Renders a result, or a comparison of several, as a Markdown page.
@@ -58,6 +89,8 @@ def to_markdown(result: Result, plots: Mapping[str, str] | None = None) -> str:
             markdown_table(*difference_rows(result["differences"])),
             _PICKED,
         ]
+    if asked := [system for system in result["systems"] if "answers" in system]:
+        sections += ["## Answers", markdown_table(*answer_rows(asked)), _ANSWERS]
     if plots:
         sections.append("## Plots")
         sections += [f"![{caption}]({file})" for caption, file in plots.items()]
@@ -166,6 +199,17 @@ def difference_rows(
         for d in differences
     ]
     return header, rows
+
+
+def answer_rows(systems: Iterable[SystemResult]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a table with a column for each system, which all have answers."""
+    names, answers = zip(*((system["name"], system["answers"]) for system in systems), strict=True)
+    rows = [[title, *map(cell, answers)] for title, cell in _ANSWER_LINES]
+    return ["answers", *names], rows
+
+
+def _two(one: int | None, other: int | None) -> str:
+    return f"{_number(one, ',')} / {_number(other, ',')}"
 
 
 def data_in_words(data: Data) -> str:

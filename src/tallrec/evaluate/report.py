@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from tallrec.evaluate import bootstrap
+from tallrec.evaluate.answers import answer_result
 from tallrec.evaluate.metrics import METRICS
 from tallrec.evaluate.schema import (
     COUNTING,
@@ -134,12 +135,15 @@ class _Sampler:
 
 def _system_result(sampler: _Sampler, system: System) -> SystemResult:
     values = sampler(system.scores, tuple(METRICS))
-    return {
+    result: SystemResult = {
         "name": system.name,
         "kind": system.kind,
         "unscored": np.isnan(system.scores).sum(axis=1).tolist(),
         "metrics": {name: _metric_result(*pair) for name, pair in values.items()},
     }
+    if system.answers is not None:
+        result["answers"] = answer_result(system.answers, sampler.labels, system.scores)
+    return result
 
 
 def _metric_result(per_seed: FloatArray, resampled: FloatArray) -> MetricResult:

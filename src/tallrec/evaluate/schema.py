@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
@@ -10,6 +10,42 @@ from tallrec.types import BoolArray, FloatArray, IntArray
 
 MODEL = "model"
 COUNTING = "counting"
+
+
+class AnswerCounts(TypedDict):
+    """How a system that is asked in words answered, all its seeds together.
+
+    None stands for what is not known, such as the tokens where an endpoint does not count them.
+    `said_yes`, `said_no`, `refused` and `unparseable` say what the answers' texts are, the `by_`
+    counts where scores come from. `bounded` counts scores for which one of the two answers was not
+    among the log-probabilities given. `retries` counts questions asked again after an error.
+    """
+
+    asked: int
+    said_yes: int | None
+    said_no: int | None
+    refused: int | None
+    unparseable: int | None
+    by_log_probability: int
+    by_text: int
+    bounded: int
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    cost: float | None
+    retries: int
+
+
+class AnswerResult(AnswerCounts):
+    """The counts, with what follows from the scores.
+
+    `yes_share` is the share of scored samples with log-odds above 0, `tied_pairs` that of pairs of
+    a like and a dislike with equal scores, which AUC counts half, `auc_all` the AUC if a sample
+    without a score were ranked by a coin.
+    """
+
+    yes_share: float | None
+    tied_pairs: float | None
+    auc_all: float | None
 
 
 @dataclass(frozen=True)
@@ -20,11 +56,13 @@ class System:
         name: What the reports call it.
         kind: `model`, `counting`, or another word; whatever does not count is compared to counting.
         scores: Log-odds, one row a seed, shape [n_seeds, n]; NaN where it could not score.
+        answers: How it answered, if it was asked in words.
     """
 
     name: str
     kind: str
     scores: FloatArray
+    answers: AnswerCounts | None = None
 
 
 @dataclass(frozen=True)
@@ -86,12 +124,16 @@ class MetricResult(TypedDict):
 
 
 class SystemResult(TypedDict):
-    """A system's metrics by name; `unscored` counts each seed's samples without a score."""
+    """A system's metrics by name; `unscored` counts each seed's samples without a score.
+
+    `answers` is there if the system was asked in words.
+    """
 
     name: str
     kind: str
     unscored: list[int]
     metrics: dict[str, MetricResult]
+    answers: NotRequired[AnswerResult]
 
 
 class Difference(TypedDict):

@@ -22,18 +22,22 @@ class Template:
         render: (sample, domain) -> Prompt.
         yes: The text of a like at an answer slot, with the space before it if there is one.
         no: The text of a dislike.
+        chat: What a chat model is told before a text that does not say how to answer.
     """
 
     name: str
     render: Callable[[Sample, str], Prompt]
     yes: str
     no: str
+    chat: str = ""
 
+
+_COMPLETE = 'Complete the last line of this text with one word, "Yes" or "No".\n\n'
 
 TEMPLATES = {
     template.name: template
     for template in (
-        Template("timeline", render_timeline, " Yes", " No"),
+        Template("timeline", render_timeline, " Yes", " No", chat=_COMPLETE),
         Template("paper", render_paper, "Yes.", "No."),
         Template("paper-clean", render_paper_clean, "Yes.", "No."),
     )

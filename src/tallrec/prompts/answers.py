@@ -79,7 +79,7 @@ def resolve_answers(tokenizer: PreTrainedTokenizerBase, template: Template, doma
     """
     require_offsets(tokenizer)
     prompt = template.render(_PROBE, domain)
-    text, slots = _join(template, prompt)
+    text, slots = join(template, prompt)
     start, piece = slots[-1], prompt.pieces[-1]
     texts = [text[:start] + answer for answer in (template.yes, template.no)]
     yes, no = (
@@ -147,7 +147,7 @@ def _encode_all(
     samples: Sequence[Sample],
 ) -> list[TokenRow]:
     prompts = [template.render(sample, domain) for sample in samples]
-    joined = [_join(template, prompt) for prompt in prompts]
+    joined = [join(template, prompt) for prompt in prompts]
     special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
     rows = []
     for prompt, (text, slots), tokens in zip(
@@ -188,7 +188,7 @@ def _fitted(
     return row
 
 
-def _join(template: Template, prompt: Prompt) -> tuple[str, list[int]]:
+def join(template: Template, prompt: Prompt) -> tuple[str, list[int]]:
     """The whole text and, in characters, where each answer begins. An unknown answer reads Yes."""
     text, slots = "", []
     for piece, like in zip(prompt.pieces, prompt.likes, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -61,14 +62,26 @@ def score_sequential(
 
 def count(recipe: Recipe, own: Prepared, samples: Samples) -> list[System]:
     """The counting baselines, fitted on the same shots as each seed's adapter."""
+
+    def shots(seed: int) -> Samples:
+        tuned_on, valid = shots_of(recipe, own, seed)
+        if valid is not None and recipe.shots.validation == "shots":
+            return replace(tuned_on, rows=pl.concat([tuned_on.rows, valid.rows]))
+        return tuned_on
+
+    return counting_systems([shots(seed) for seed in recipe.seeds], samples)
+
+
+def counting_systems(shots: Sequence[Samples], samples: Samples) -> list[System]:
+    """Every counting baseline on these samples.
+
+    Args:
+        shots: What it is fitted on, once for each seed.
+        samples: What is scored.
+    """
     systems = []
     for name, fit in COUNTING_BASELINES.items():
-        scores = []
-        for seed in recipe.seeds:
-            shots, valid = shots_of(recipe, own, seed)
-            if valid is not None and recipe.shots.validation == "shots":
-                shots = replace(shots, rows=pl.concat([shots.rows, valid.rows]))
-            scores.append(fit(shots)(samples))
+        scores = [fit(of_seed)(samples) for of_seed in shots]
         if all(np.array_equal(scores[0], other) for other in scores[1:]):
             scores = scores[:1]  # it learns nothing, so seeds do not differ
         systems.append(System(name, COUNTING, np.array(scores)))

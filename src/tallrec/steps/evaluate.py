@@ -120,6 +120,11 @@ def _models(
     return systems
 
 
+def questions_hash(samples: Samples) -> str:
+    """Identifies test samples: reports on the same ones may be compared."""
+    return hashlib.sha256(score_table(samples).write_csv().encode()).hexdigest()
+
+
 def stages_in_words(run: RunDir) -> str:
     """What a run was tuned on; a stage on instructions that was left out is named too."""
     recipe = run.recipe
@@ -142,7 +147,6 @@ def _history_in_words(longest: int, block: int) -> str:
 
 def _metadata(run: RunDir, prepared: Prepared, part: str) -> dict[str, Any]:
     recipe, info = run.recipe, run.info
-    questions = score_table(prepared.splits.parts()[part]).write_csv()
     return {
         "run": run.path.name,
         "recipe": recipe.name,
@@ -157,6 +161,6 @@ def _metadata(run: RunDir, prepared: Prepared, part: str) -> dict[str, Any]:
         "seeds": list(recipe.seeds),
         "validation": recipe.shots.validation,
         "tuning_seconds": [facts["seconds"] for facts in run.tuning.values()],
-        "test_hash": hashlib.sha256(questions.encode()).hexdigest(),
+        "test_hash": questions_hash(prepared.splits.parts()[part]),
         "tallrec": info["tallrec"],
     }

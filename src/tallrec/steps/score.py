@@ -142,12 +142,21 @@ def questions_of(run: RunDir, prepared: Prepared, part: str) -> Samples:
     Raises:
         ValueError: If there is none of this name or it is empty.
     """
+    return in_blocks(part_of(prepared, part), run.recipe.evaluation.block)
+
+
+def part_of(prepared: Prepared, part: str) -> Samples:
+    """A part by name.
+
+    Raises:
+        ValueError: If there is none of this name or it is empty.
+    """
     if part not in PARTS:
         raise ValueError(f"part must be one of {', '.join(PARTS)}; got {part!r}")
     samples = prepared.splits.parts()[part]
     if not len(samples):
         raise ValueError(f"the part {part} of this prepared folder has no rows")
-    return in_blocks(samples, run.recipe.evaluation.block)
+    return samples
 
 
 def finished_run(path: Path) -> RunDir:
