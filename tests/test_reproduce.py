@@ -9,6 +9,7 @@ import pytest
 from tallrec.data.prepared import write_prepared
 from tallrec.run import find_runs
 from tallrec.steps.cross_domain import cross_domain
+from tallrec.steps.icl_table import in_context_table
 from tallrec.steps.paper_tables import ablation, table_1
 from tallrec.steps.reproduction import Reproduction, domain_folders
 from tests.planted import planted_splits, write_instructions
@@ -114,6 +115,25 @@ def test_what_is_there_is_not_made_again(world):
     assert table_1(reproduction(say=said.append)) == pages["table1"]
     assert cross_domain(reproduction(say=said.append)) == pages["cross-domain"]
     assert not any("Tuning on" in line for line in said)
+
+
+def test_a_local_model_is_asked_in_every_domain_and_template(world, tiny_folder):
+    folder, _, _ = world
+    page = in_context_table(
+        {"movie": folder / "movies", "book": folder / "books"},
+        folder / "out",
+        str(tiny_folder),
+        templates=("paper", "timeline"),
+        shots=(0, 2),
+        seeds=(0, 1),
+        rows=20,
+        say=silent,
+    )
+    for template in ("paper", "timeline"):
+        for shown in ("zero-shot", "2 shots"):
+            assert f", {template}, {shown} |" in page
+        assert (folder / "out" / "icl" / "book" / f"model-{template}" / "report.md").is_file()
+    assert page.count("- movies: 20 test samples") == page.count("- books: 20 test samples") == 1
 
 
 def test_what_cannot_be_reproduced_is_said(world, tmp_path, tiny_folder):

@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     from tallrec.baselines.endpoint import Endpoint
 
 
+BaseUrlOption = Annotated[
+    str | None, typer.Option(help="Such as http://127.0.0.1:8080/v1.", show_default="OpenAI's")
+]
+RowsOption = Annotated[
+    int | None, typer.Option(help="Ask about so many rows, drawn at random.", show_default="all")
+]
+
+
 def in_context(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="A prepared folder.")],
     out: Annotated[Path, typer.Option(help="The folder of the answers and the report.")],
@@ -22,10 +30,7 @@ def in_context(
         str | None,
         typer.Option(help="Instead of an endpoint: asset, Hugging Face id, folder or GGUF file."),
     ] = None,
-    base_url: Annotated[
-        str | None,
-        typer.Option(help="Such as http://127.0.0.1:8080/v1.", show_default="OpenAI's"),
-    ] = None,
+    base_url: BaseUrlOption = None,
     key_variable: Annotated[
         str | None,
         typer.Option(
@@ -37,10 +42,7 @@ def in_context(
     shots: Annotated[str, typer.Option(help="Numbers of worked examples.")] = "0,4",
     seeds: Annotated[str, typer.Option(help="Seeds of the draws of examples.")] = "0",
     part: Annotated[str, typer.Option(help="Which part: train, valid or test.")] = "test",
-    rows: Annotated[
-        int | None,
-        typer.Option(help="Ask about so many rows, drawn at random.", show_default="all"),
-    ] = None,
+    rows: RowsOption = None,
     completions: Annotated[
         bool, typer.Option("--completions", help="Complete the text; for base models.")
     ] = False,

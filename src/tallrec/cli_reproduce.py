@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tallrec.cli_in_context import BaseUrlOption, RowsOption
 from tallrec.cli_options import numbers, resumable
 from tallrec.cli_recipe import SettingsOption
 from tallrec.console import say, show_markdown
@@ -83,6 +84,49 @@ def reproduce_ablation(
         common = _common(out, data, instructions, backbone, shots, seeds, recipes, settings)
         show_markdown(ablation(common))
     say(f"Report: {out / 'ablation' / 'report.md'}")
+
+
+@reproduce_app.command("icl")
+def reproduce_icl(
+    out: OutOption = _OUT,
+    data: DataOption = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            help="Asset, Hugging Face id, folder or GGUF file; unless --model names another.",
+            show_default="smollm2-135m",
+        ),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="A model of an endpoint instead.")] = None,
+    base_url: BaseUrlOption = None,
+    shots: Annotated[str, typer.Option(help="Numbers of worked examples.")] = "0,4",
+    seeds: Annotated[str, typer.Option(help="Seeds of the draws of examples.")] = "0",
+    templates: Annotated[str, typer.Option(help="Templates of the questions.")] = "paper,timeline",
+    rows: RowsOption = None,
+) -> None:
+    """A model that is not tuned, asked with and without examples, in each domain."""
+    if model is not None and backbone is not None:
+        raise ValueError("give either --model, of an endpoint, or --backbone, to be loaded here")
+    from tallrec.baselines.endpoint import OPENAI, Endpoint
+    from tallrec.recipe_files import load_recipe
+    from tallrec.steps.icl_table import in_context_table
+    from tallrec.steps.reproduction import domain_folders
+
+    asked = Endpoint(model, base_url or OPENAI) if model else backbone or "smollm2-135m"
+    with resumable("answer"):
+        movies = load_recipe(_RECIPES.split(",", maxsplit=1)[0])
+        page = in_context_table(
+            domain_folders(data or [], out, movies, say=say),
+            out,
+            asked,
+            templates=templates.split(","),
+            shots=numbers(shots, "--shots"),
+            seeds=numbers(seeds, "--seeds"),
+            rows=rows,
+            say=say,
+        )
+        show_markdown(page)
+    say(f"Report: {out / 'icl' / 'report.md'}")
 
 
 @reproduce_app.command("cross-domain")

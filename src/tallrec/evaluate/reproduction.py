@@ -57,15 +57,20 @@ def table_page(title: str, intro: str, columns: Sequence[Column], plots: Mapping
     return "\n\n".join(sections) + "\n"
 
 
-def matrix_page(columns: Sequence[Column], verdicts: Sequence[str]) -> str:
-    """The page of transfer across domains: what was tuned on what, measured on every domain.
+def matrix_page(
+    title: str, intro: str, first: str, columns: Sequence[Column], findings: Sequence[str]
+) -> str:
+    """A page with one table: a row a system, AUC and GAUC on every domain.
 
     Args:
-        columns: One a test domain; their systems are called after what they were tuned on.
-        verdicts: What the comparisons say, a paragraph for each test domain.
+        title: Headline.
+        intro: What the rows are.
+        first: Heads the column of their names.
+        columns: One a test domain.
+        findings: What else there is to say, a paragraph each.
     """
     names = list(dict.fromkeys(s["name"] for c in columns for s in c.result["systems"]))
-    header = ["tuned on"]
+    header = [first]
     header += [f"{c.domain}s: {METRICS[m].title} [95 %]" for c in columns for m in _SHOWN]
     rows = [
         [
@@ -78,14 +83,12 @@ def matrix_page(columns: Sequence[Column], verdicts: Sequence[str]) -> str:
         ]
         for name in names
     ]
-    facts = "\n".join(f"- {c.domain}s: {data_in_words(c.result['data'])}" for c in columns)
     sections = [
-        "# Transfer across domains",
-        f"All with {columns[0].shots} shots; where domains are mixed, as many from each. "
-        "Counting is fitted on the shots of the domain that is tested.",
-        facts,
+        f"# {title}",
+        intro,
+        "\n".join(f"- {c.domain}s: {data_in_words(c.result['data'])}" for c in columns),
         markdown_table(header, rows),
-        *verdicts,
+        *findings,
         "## How to read this",
         READING.format(**columns[0].result),
     ]

@@ -56,7 +56,11 @@ def cross_domain(reproduction: Reproduction) -> str:
         pairs = _pairs(reproduction, domain, domains)
         differences = paired_differences(evaluation, pairs, resamples)
         verdicts.append(f"**Tested on {domain}s**\n\n{findings(differences)}")
-    page = matrix_page(columns, verdicts)
+    intro = (
+        f"All tuned on {reproduction.shots[0]} shots; where domains are mixed, on as many from "
+        "each. Counting is fitted on the shots of the domain that is tested."
+    )
+    page = matrix_page("Transfer across domains", intro, "tuned on", columns, verdicts)
     write_files(reproduction.out / "cross-domain", page, columns, {})
     return page
 
