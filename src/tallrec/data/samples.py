@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 
-from tallrec.types import BoolArray, Dataset, IntArray, Sample, Samples
+from tallrec.types import BoolArray, Dataset, IntArray, Sample, Samples, Splits
 
 
 def build_samples(
@@ -44,28 +44,52 @@ def build_samples(
             f"got history={history}, min_history={min_history}"
         )
     events = sort_events(dataset.interactions).with_columns(liked=pl.col("rating") > like_above)
-    positions = positions_in_group(events["user"])
-    stops = np.flatnonzero(positions >= min_history)
-    if not len(stops):
+    rows = _rows(events, history, min_history)
+    if not rows.height:
+        positions = positions_in_group(events["user"])
         longest = int(positions.max()) + 1 if len(positions) else 0
         raise ValueError(
             f"no user has more than {min_history} interactions (the most anyone has is {longest}): "
             f"give a smaller --history or --min-history"
         )
-    starts = stops - np.minimum(positions[stops], history)
+    columns = ["user", "item", "liked", "rating", "timestamp"]
+    return Samples(dataset.catalog, events.select(columns), rows)
+
+
+def full_data(splits: Splits, *, history: int, min_history: int) -> Samples:
+    """All that may be known before the validation and test parts are asked about.
+
+    Args:
+        splits: The parts of a prepared data set.
+        history: The longest history of its samples, in events.
+        min_history: The shortest one.
+
+    Returns:
+        The training part, and all samples of users who occur in no part: the split `paper` leaves
+        most of them out.
+    """
+    train = splits.train
+    in_a_part = np.concatenate([part.users for part in splits.parts().values()])
+    rows = _rows(train.events, history, min_history)
+    others = np.flatnonzero(~np.isin(replace(train, rows=rows).users, in_a_part))
+    return replace(train, rows=pl.concat([train.rows, rows[others]]))
+
+
+def _rows(events: pl.DataFrame, history: int, min_history: int) -> pl.DataFrame:
+    """One row for each event with enough others of its user before it."""
+    positions = positions_in_group(events["user"])
+    stops = np.flatnonzero(positions >= min_history)
     targets = events[stops]
-    rows = pl.DataFrame(
+    return pl.DataFrame(
         {
             "user": targets["user"],
-            "start": starts,
+            "start": stops - np.minimum(positions[stops], history),
             "stop": stops,
             "target": targets["item"],
             "liked": targets["liked"],
             "timestamp": targets["timestamp"],
         }
     )
-    columns = ["user", "item", "liked", "rating", "timestamp"]
-    return Samples(dataset.catalog, events.select(columns), rows)
 
 
 def in_blocks(samples: Samples, block: int) -> Samples:

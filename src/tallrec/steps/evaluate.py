@@ -15,9 +15,11 @@ from torch import Tensor
 
 from tallrec.baselines import COUNTING_BASELINES
 from tallrec.baselines.fitting import FitOptions
+from tallrec.baselines.references import REFERENCES
 from tallrec.baselines.sequential import fit_sequential
 from tallrec.baselines.titles import encode_titles
 from tallrec.data.prepared import Prepared, read_prepared
+from tallrec.data.samples import full_data
 from tallrec.evaluate import (
     COUNTING,
     MODEL,
@@ -30,6 +32,7 @@ from tallrec.evaluate import (
 )
 from tallrec.evaluate.plots import figures, shots_figure
 from tallrec.llm.backbone import Backbone
+from tallrec.recipe import Recipe
 from tallrec.run import RunDir
 from tallrec.steps.data import Say, backbone_source
 from tallrec.steps.score import (
@@ -42,6 +45,8 @@ from tallrec.steps.score import (
 )
 from tallrec.steps.tune import shots_of
 from tallrec.types import FloatArray, Samples
+
+_FULL_DATA = "the training part, and all users who occur in no part"
 
 
 def evaluate_run(
@@ -80,6 +85,7 @@ def evaluate_run(
         systems=(
             *_models(run, samples, out, prepared.info.domain, backbone, say),
             *_baselines(run, own, samples, out, say),
+            *_references(run, own, samples, out, say),
             *_count(run, own, samples),
         ),
         metadata=_metadata(run, prepared, part),
@@ -142,9 +148,7 @@ def _baselines(run: RunDir, own: Prepared, samples: Samples, out: Path, say: Say
         return encode_titles(backbone_source(recipe.evaluation.encoder, say=say), titles)
 
     def fit_and_score(name: str, seed: int) -> FloatArray:
-        shots, valid = shots_of(recipe, own, seed)
-        if recipe.evaluation.baselines_on == "train":
-            shots = own.splits.train
+        shots, valid = rows_for_baselines(recipe, own, seed)
         options = FitOptions(length=length, seed=seed)
         return fit_sequential(name, shots, valid=valid, options=options, encode=encode)(samples)
 
@@ -156,6 +160,36 @@ def _baselines(run: RunDir, own: Prepared, samples: Samples, out: Path, say: Say
             kept(file, samples, partial(fit_and_score, name, seed)) for seed, file in files.items()
         ]
         systems.append(System(name, "sequential", np.array(scores)))
+    return systems
+
+
+def rows_for_baselines(recipe: Recipe, own: Prepared, seed: int) -> tuple[Samples, Samples | None]:
+    """Rows that the sequential recommenders are fitted on and rows they stop on, if any."""
+    shots, valid = shots_of(recipe, own, seed)
+    if recipe.evaluation.baselines_on == "shots":
+        return shots, valid
+    rows = own.splits.train.rows
+    if valid is not None:  # shots held out of the training part must stay out of it
+        rows = rows.join(valid.rows, on=["user", "stop", "target"], how="anti")
+    return replace(shots, rows=rows), valid
+
+
+def _references(run: RunDir, own: Prepared, samples: Samples, out: Path, say: Say) -> list[System]:
+    """The recommenders on all the data that the recipe names; the same whatever the seed."""
+    names = run.recipe.evaluation.references
+    if not names:
+        return []
+    known = full_data(own.splits, history=own.info.history, min_history=own.info.min_history)
+    n_users = len(np.unique(known.users))
+
+    def fit_and_score(name: str) -> FloatArray:
+        return REFERENCES[name](known)(samples)
+
+    systems = []
+    for name in names:
+        say(f"Fitting {name} on all data: {len(known):,} samples of {n_users:,} users")
+        scores = kept(out / f"{name}.parquet", samples, partial(fit_and_score, name))
+        systems.append(System(f"{name}, full data", "full data", scores[None]))
     return systems
 
 
@@ -211,6 +245,7 @@ def _metadata(run: RunDir, prepared: Prepared, part: str) -> dict[str, Any]:
         "shots": recipe.shots.count if recipe.shots_stage else 0,
         "seeds": list(recipe.seeds),
         "validation": recipe.shots.validation,
+        **({"full_data": _FULL_DATA} if recipe.evaluation.references else {}),
         "tuning_seconds": [facts["seconds"] for facts in run.tuning.values()],
         "test_hash": hashlib.sha256(questions.encode()).hexdigest(),
         "tallrec": info["tallrec"],
