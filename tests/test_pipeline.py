@@ -12,7 +12,8 @@ from tallrec.data.samples import in_blocks
 from tallrec.evaluate import METRICS
 from tallrec.recipe_files import load_recipe
 from tallrec.run import open_run
-from tallrec.steps import evaluate
+from tallrec.steps import baselines, check
+from tallrec.steps.baselines import rows_for_baselines
 from tallrec.steps.demo import run_demo
 from tallrec.steps.evaluate import compare_runs, evaluate_run
 from tallrec.steps.score import recommend_run, score_run
@@ -210,7 +211,7 @@ def test_the_papers_recommenders_stand_beside_the_model(world, tmp_path, monkeyp
     caser = result["systems"][1]
     assert caser["kind"] == "sequential"
     assert len(set(caser["metrics"]["auc"]["per_seed"])) == 2
-    monkeypatch.setattr(evaluate, "fit_sequential", None)  # what was fitted is kept
+    monkeypatch.setattr(baselines, "fit_sequential", None)  # what was fitted is kept
     assert evaluate_run(run.path, say=silent)["systems"] == result["systems"]
 
 
@@ -224,6 +225,40 @@ def test_baselines_can_have_the_whole_training_part(world, tmp_path):
         (caser,) = (s for s in result["systems"] if s["name"] == "caser")
         aucs[rows] = caser["metrics"]["auc"]["mean"]
     assert aucs["train"] > 0.8 > aucs["shots"]
+
+
+def test_held_out_shots_stay_out_of_the_whole_training_part(world):
+    own = read_prepared(world / "data")
+    settings = ("shots.validation=shots", "evaluation.baselines_on=train")
+    fitted, valid = rows_for_baselines(tiny_recipe(world, *settings), own, 0)
+    assert len(valid) == 6
+    assert len(fitted) == len(own.splits.train) - 6
+    assert fitted.rows.join(valid.rows, on=["user", "target"], how="semi").is_empty()
+
+
+def test_references_are_fitted_once_on_all_data(world, tmp_path, monkeypatch):
+    settings = ('evaluation.references=["item-mean", "item-knn"]', "evaluation.zero_shot=false")
+    recipe = tiny_recipe(world, "stages=[]", *settings)
+    run = tune_recipe(recipe, tmp_path / "run", data=world / "data", say=silent)
+    said = []
+    result = evaluate_run(run.path, say=said.append)
+    assert "Fitting item-knn on all data: 360 samples of 30 users" in said
+    mean, knn = result["systems"][1:3]
+    assert [mean["name"], knn["name"]] == ["item-mean, full data", "item-knn, full data"]
+    assert knn["kind"] == "full data"
+    assert len(knn["metrics"]["auc"]["per_seed"]) == 1
+    assert knn["metrics"]["auc"]["mean"] > 0.9
+    assert "all users who occur in no part" in result["metadata"]["full_data"]
+    monkeypatch.setattr(baselines, "REFERENCES", {})  # what was fitted is kept
+    assert evaluate_run(run.path, say=silent)["systems"] == result["systems"]
+
+
+def test_references_need_their_package_before_anything_is_written(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(check, "find_spec", lambda _: None)
+    recipe = tiny_recipe(world, 'evaluation.references=["item-mean", "item-knn"]')
+    with pytest.raises(ValueError, match=r"references: item-knn needs .* pip install implicit"):
+        tune_recipe(recipe, tmp_path / "run", data=world / "data", say=silent)
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_unfinished_run_is_continued_and_other_data_refused(world, tmp_path):

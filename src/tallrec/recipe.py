@@ -137,6 +137,9 @@ class ShotsStage(_Stage):
 
 STAGES: dict[str, type[BaseModel]] = {"instructions": InstructionsStage, "shots": ShotsStage}
 Baseline = Literal["gru4rec", "caser", "sasrec", "dros", "gru-bert", "dros-bert"]
+Reference = Literal[
+    "item-mean", "like-rate-item-mean", "item-knn", "matrix-factorization", "gradient-boosting"
+]
 Logger = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 Stage = Annotated[InstructionsStage | ShotsStage, Field(discriminator="data")]
 
@@ -154,6 +157,8 @@ class EvaluationRecipe(_Strict):
     """What they are fitted on: the same shots as the model, or the whole training part."""
     encoder: str = "minilm"
     """Of titles, for the baselines with BERT: an embedded asset, a Hugging Face id or a folder."""
+    references: tuple[Reference, ...] = ()
+    """What one would pick who has all the data, fitted on all users outside validation and test."""
     zero_shot: bool = False
     """Whether the backbone without its adapter is a row of the table."""
     resamples: int = Field(2000, ge=100)

@@ -13,6 +13,7 @@ from tallrec.data.samples import (
     STRATIFY,
     build_samples,
     draw_shots,
+    full_data,
     in_blocks,
     positions_in_group,
     random_targets,
@@ -188,6 +189,17 @@ def test_shots_are_drawn_once_each_and_again_with_the_same_seed(stratify, k):
     assert set(drawn) <= set(KEYS)
     assert keys(draw_shots(PLANTED, k, seed=3, stratify=stratify)) == drawn
     assert keys(draw_shots(PLANTED, k, seed=4, stratify=stratify)) != drawn
+
+
+def test_full_data_has_the_users_of_no_part_and_of_no_question_too():
+    splits = planted_splits(users=8)
+    everything = full_data(splits, splits.test, history=8, min_history=8)
+    assert summary(everything) == summary(splits.train)
+    later = replace(splits, train=splits.train[12 * 3 :])
+    everything = full_data(later, splits.test, history=8, min_history=8)
+    assert summary(everything) == summary(splits.train[12 * 3 :]) + summary(splits.train[: 12 * 3])
+    asked = splits.train[: 12 * 3]  # a part of another folder
+    assert summary(full_data(later, asked, history=8, min_history=8)) == summary(later.train)
 
 
 def test_more_shots_begin_with_fewer():

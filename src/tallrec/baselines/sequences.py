@@ -9,7 +9,8 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from tallrec.types import IntArray, Samples
+from tallrec.baselines.matrices import item_numbers
+from tallrec.types import Samples
 
 # Shape letters: b samples, t places of a history, n items of a catalogue.
 
@@ -56,10 +57,3 @@ def to_sequences(samples: Samples, catalog: pl.DataFrame, length: int) -> Sequen
         likes_bt = np.where(real_bt, samples.event_likes[at_bt], 0)
     arrays = items_bt, likes_bt, numbers_n[samples.targets]
     return Sequences(*(torch.from_numpy(array.astype(np.int64)) for array in arrays))
-
-
-def item_numbers(asked: pl.DataFrame, fitted: pl.DataFrame) -> IntArray:
-    """For each item of a catalogue 1 + its row in the fitted one, or 0, shape [n]."""
-    numbered = fitted.select("item").with_row_index("number", offset=1)
-    joined = asked.select("item").join(numbered, on="item", how="left", maintain_order="left")
-    return joined["number"].fill_null(0).cast(pl.Int64).to_numpy()

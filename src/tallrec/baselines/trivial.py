@@ -46,10 +46,10 @@ def fit_item_mean(shots: Samples) -> Scorer:
     Raises:
         ValueError: If a shot has no label.
     """
-    opinions = _opinions(shots)
-    mean = _global_mean(opinions)
+    shown = opinions(shots)
+    mean = _global_mean(shown)
     a = ITEM_PRIOR_EVENTS
-    items = opinions.group_by("item").agg(likes=pl.col("liked").sum(), count=pl.len())
+    items = shown.group_by("item").agg(likes=pl.col("liked").sum(), count=pl.len())
     share = (pl.col("likes") + a * mean) / (pl.col("count") + a)
     log_odds = items.select("item", log_odds=(share / (1 - share)).log())
 
@@ -76,7 +76,7 @@ def fit_like_rate_item_mean(shots: Samples) -> Scorer:
     Raises:
         ValueError: If a shot has no label.
     """
-    mean = _global_mean(_opinions(shots))
+    mean = _global_mean(opinions(shots))
     item_mean = fit_item_mean(shots)
 
     def score(samples: Samples) -> FloatArray:
@@ -86,25 +86,15 @@ def fit_like_rate_item_mean(shots: Samples) -> Scorer:
     return score
 
 
-COUNTING_BASELINES: dict[str, Callable[[Samples], Scorer]] = {
-    "like-rate": lambda _shots: like_rate,
-    "item mean": fit_item_mean,
-    "like-rate + item mean": fit_like_rate_item_mean,
-}
-"""Name to fitting function, all of one signature: labelled shots in, a `Scorer` out."""
-
-
-def _history_log_odds(samples: Samples, mean: float, prior_events: float) -> FloatArray:
-    """Log-odds of the history's share of likes, shrunk to `mean`, shape [n]."""
+def history_counts(samples: Samples) -> tuple[IntArray, IntArray]:
+    """Likes and dislikes in each sample's history, two arrays of shape [n]."""
     start, stop = samples.spans.T
     likes_before: IntArray = np.concatenate([[0], np.cumsum(samples.event_likes, dtype=np.int64)])
     likes = likes_before[stop] - likes_before[start]
-    dislikes = (stop - start) - likes
-    odds: FloatArray = (likes + prior_events * mean) / (dislikes + prior_events * (1 - mean))
-    return np.log(odds)
+    return likes, (stop - start) - likes
 
 
-def _opinions(shots: Samples) -> pl.DataFrame:
+def opinions(shots: Samples) -> pl.DataFrame:
     """Every distinct (user, item, liked) that the shots show, in a history or as a target."""
     n_events = shots.events.height
     start, stop = shots.spans.T
@@ -117,9 +107,24 @@ def _opinions(shots: Samples) -> pl.DataFrame:
     ).unique()
 
 
-def _global_mean(opinions: pl.DataFrame) -> float:
+COUNTING_BASELINES: dict[str, Callable[[Samples], Scorer]] = {
+    "like-rate": lambda _shots: like_rate,
+    "item mean": fit_item_mean,
+    "like-rate + item mean": fit_like_rate_item_mean,
+}
+"""Name to fitting function, all of one signature: labelled shots in, a `Scorer` out."""
+
+
+def _history_log_odds(samples: Samples, mean: float, prior_events: float) -> FloatArray:
+    """Log-odds of the history's share of likes, shrunk to `mean`, shape [n]."""
+    likes, dislikes = history_counts(samples)
+    odds: FloatArray = (likes + prior_events * mean) / (dislikes + prior_events * (1 - mean))
+    return np.log(odds)
+
+
+def _global_mean(shown: pl.DataFrame) -> float:
     """Share of likes by Laplace's rule, so that it is never 0 or 1, and 0.5 without any opinion."""
-    return (int(opinions["liked"].sum()) + 1) / (opinions.height + 2)
+    return (int(shown["liked"].sum()) + 1) / (shown.height + 2)
 
 
 def _logit(p: float) -> float:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 
-from tallrec.types import BoolArray, Dataset, IntArray, Sample, Samples
+from tallrec.types import BoolArray, Dataset, IntArray, Sample, Samples, Splits
 
 
 def build_samples(
@@ -106,8 +106,39 @@ def _samples_of(
         stops = stops[np.append(positions[1:] == 0, True)[stops]]
     border = dataset.like_above if like_above is None else like_above
     events = events.with_columns(liked=pl.col("rating") > border)
+    columns = ["user", "item", "liked", "rating", "timestamp"]
+    return Samples(
+        dataset.catalog, events.select(columns), _rows(events, positions, stops, history)
+    )
+
+
+def full_data(splits: Splits, asked: Samples, *, history: int, min_history: int) -> Samples:
+    """All that may be known before samples are asked about.
+
+    Args:
+        splits: The parts of a prepared data set.
+        asked: One of its parts, or samples of another prepared folder.
+        history: The longest history of its samples, in events.
+        min_history: The shortest one.
+
+    Returns:
+        The training part, and all samples of users who occur neither in a part nor in `asked`: the
+        split `paper` leaves most of them out.
+    """
+    train = splits.train
+    in_a_part = np.concatenate([part.users for part in splits.parts().values()])
+    positions = positions_in_group(train.events["user"])
+    rows = _rows(train.events, positions, np.flatnonzero(positions >= min_history), history)
+    others = rows.filter(pl.Series(~np.isin(replace(train, rows=rows).users, in_a_part)))
+    names = asked.rows["user"].cast(pl.String).unique().implode()
+    others = others.filter(~pl.col("user").cast(pl.String).is_in(names))
+    return replace(train, rows=pl.concat([train.rows, others]))
+
+
+def _rows(events: pl.DataFrame, positions: IntArray, stops: IntArray, history: int) -> pl.DataFrame:
+    """The rows of samples whose targets are the events at `stops`."""
     targets = events[stops]
-    rows = pl.DataFrame(
+    return pl.DataFrame(
         {
             "user": targets["user"],
             "start": stops - np.minimum(positions[stops], history),
@@ -117,8 +148,6 @@ def _samples_of(
             "timestamp": targets["timestamp"],
         }
     )
-    columns = ["user", "item", "liked", "rating", "timestamp"]
-    return Samples(dataset.catalog, events.select(columns), rows)
 
 
 def in_blocks(samples: Samples, block: int) -> Samples:

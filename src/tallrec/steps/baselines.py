@@ -1,4 +1,4 @@
-"""What stands beside the model in a report: recommenders of the paper, and counting."""
+"""What stands beside the model: recommenders of the paper, references on all data, counting."""
 
 from __future__ import annotations
 
@@ -13,15 +13,19 @@ from torch import Tensor
 
 from tallrec.baselines import COUNTING_BASELINES
 from tallrec.baselines.fitting import FitOptions
+from tallrec.baselines.references import REFERENCES
 from tallrec.baselines.sequential import fit_sequential
 from tallrec.baselines.titles import encode_titles
 from tallrec.data.prepared import Prepared
+from tallrec.data.samples import full_data
 from tallrec.evaluate import COUNTING, System
 from tallrec.recipe import Recipe
 from tallrec.steps.data import Say, backbone_source
 from tallrec.steps.score import kept
 from tallrec.steps.tune import shots_of
 from tallrec.types import FloatArray, Samples
+
+FULL_DATA = "the training part, and all users who occur in no part"
 
 
 def score_sequential(
@@ -43,9 +47,7 @@ def score_sequential(
         return encode_titles(backbone_source(recipe.evaluation.encoder, say=say), titles)
 
     def fit_and_score(name: str, seed: int) -> FloatArray:
-        shots, valid = shots_of(recipe, own, seed)
-        if recipe.evaluation.baselines_on == "train":
-            shots = own.splits.train
+        shots, valid = rows_for_baselines(recipe, own, seed)
         options = FitOptions(length=length, seed=seed)
         return fit_sequential(name, shots, valid=valid, options=options, encode=encode)(samples)
 
@@ -57,6 +59,48 @@ def score_sequential(
             kept(file, samples, partial(fit_and_score, name, seed)) for seed, file in files.items()
         ]
         systems.append(System(name, "sequential", np.array(scores)))
+    return systems
+
+
+def rows_for_baselines(recipe: Recipe, own: Prepared, seed: int) -> tuple[Samples, Samples | None]:
+    """Rows that the sequential recommenders are fitted on and rows they stop on, if any."""
+    shots, valid = shots_of(recipe, own, seed)
+    if recipe.evaluation.baselines_on == "shots":
+        return shots, valid
+    rows = own.splits.train.rows
+    if valid is not None:  # shots held out of the training part must stay out of it
+        rows = rows.join(valid.rows, on=["user", "stop", "target"], how="anti")
+    return replace(shots, rows=rows), valid
+
+
+def score_references(
+    recipe: Recipe, own: Prepared, samples: Samples, out: Path, *, say: Say = print
+) -> list[System]:
+    """The recommenders on all the data that a recipe names; the same whatever the seed.
+
+    Args:
+        recipe: Its `evaluation` says which.
+        own: What they are fitted on; see `full_data`.
+        samples: What to score.
+        out: Where scores are kept.
+        say: Shows a line to the user.
+    """
+    names = recipe.evaluation.references
+    if not names:
+        return []
+    known = full_data(
+        own.splits, samples, history=own.info.history, min_history=own.info.min_history
+    )
+    n_users = len(np.unique(known.users))
+
+    def fit_and_score(name: str) -> FloatArray:
+        return REFERENCES[name](known)(samples)
+
+    systems = []
+    for name in names:
+        say(f"Fitting {name} on all data: {len(known):,} samples of {n_users:,} users")
+        scores = kept(out / f"{name}.parquet", samples, partial(fit_and_score, name))
+        systems.append(System(f"{name}, full data", "full data", scores[None]))
     return systems
 
 

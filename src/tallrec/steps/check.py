@@ -9,6 +9,8 @@ from tallrec.data import DATASETS
 from tallrec.recipe import Recipe
 from tallrec.steps.data import check_source, instructions_source
 
+NEED_IMPLICIT = ("item-knn", "matrix-factorization")
+
 
 def check_sources(recipe: Recipe) -> None:
     """Finds a mistyped path or a missing package of a recipe.
@@ -18,6 +20,9 @@ def check_sources(recipe: Recipe) -> None:
     """
     for name in recipe.loggers:
         _require(name, f"loggers: {name}")
+    for reference in recipe.evaluation.references:
+        if reference in NEED_IMPLICIT:
+            _require("implicit", f"evaluation.references: {reference}")
     if recipe.backbone.quantize != "none":
         _require("bitsandbytes", f"backbone.quantize: {recipe.backbone.quantize}")
     start = recipe.backbone.adapter

@@ -20,7 +20,7 @@ from tallrec.evaluate import (
 from tallrec.evaluate.plots import figures, shots_figure
 from tallrec.llm.backbone import Backbone
 from tallrec.run import RunDir
-from tallrec.steps.baselines import count, score_sequential
+from tallrec.steps.baselines import FULL_DATA, count, score_references, score_sequential
 from tallrec.steps.data import Say
 from tallrec.steps.score import (
     finished_run,
@@ -68,6 +68,7 @@ def evaluate_run(
         systems=(
             *_models(run, samples, out, prepared.info.domain, backbone, say),
             *score_sequential(run.recipe, own, samples, out, say=say),
+            *score_references(run.recipe, own, samples, out, say=say),
             *count(run.recipe, own, samples),
         ),
         metadata=_metadata(run, prepared, part),
@@ -160,6 +161,7 @@ def _metadata(run: RunDir, prepared: Prepared, part: str) -> dict[str, Any]:
         "shots": recipe.shots.count if recipe.shots_stage else 0,
         "seeds": list(recipe.seeds),
         "validation": recipe.shots.validation,
+        **({"full_data": FULL_DATA} if recipe.evaluation.references else {}),
         "tuning_seconds": [facts["seconds"] for facts in run.tuning.values()],
         "test_hash": questions_hash(prepared.splits.parts()[part]),
         "tallrec": info["tallrec"],
