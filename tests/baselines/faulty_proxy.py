@@ -25,7 +25,7 @@ class Proxy:
     """
 
     upstream: str
-    fault: object = lambda _number, _body: None  # noqa: E731
+    fault: object = lambda _number, _body: None
     requests: list = field(default_factory=list)
     whole: list = field(default_factory=list)
     url: str = ""
@@ -35,6 +35,8 @@ class Proxy:
 
     def forget(self, fault=lambda _number, _body: None):
         """Begins anew, with other faults; the real server's answers stay."""
+        self.released.set()
+        self.released = Event()
         self.fault = fault
         self.requests.clear()
         self.whole.clear()
