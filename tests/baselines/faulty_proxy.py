@@ -35,6 +35,8 @@ class Proxy:
 
     def forget(self, fault=lambda _number, _body: None):
         """Begins anew, with other faults; the real server's answers stay."""
+        self.released.set()
+        self.released = Event()
         self.fault = fault
         self.requests.clear()
         self.whole.clear()

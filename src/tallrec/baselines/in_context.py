@@ -6,8 +6,8 @@ through `LlmScorer`; here is what asks any OpenAI-compatible endpoint.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,8 @@ from tallrec.progress import OnProgress, silent
 from tallrec.prompts import Template
 from tallrec.prompts.in_context import question
 from tallrec.types import FloatArray, Samples
+
+_LOOK_UP = 0.5  # seconds between looks at Ctrl-C
 
 
 @dataclass(frozen=True)
@@ -81,21 +83,46 @@ def ask_all(
     done = len(set(keys)) - len(missing)
 
     def ask(prompt: str) -> None:
-        journal.add(client.ask(prompt))
+        try:
+            journal.add(client.ask(prompt))
+        except BaseException:
+            client.stop()  # here, before this thread takes the next question
+            raise
 
     with ThreadPoolExecutor(client.endpoint.concurrency) as pool:
+        futures: list[Future[None]] = []
         try:
             for group in (missing[:1], missing[1:]):
-                for future in as_completed([pool.submit(ask, prompt) for prompt in group]):
-                    future.result()
-                    done += 1
+                futures = [pool.submit(ask, prompt) for prompt in group]
+                for answered in _as_answered(futures):
+                    done += answered
                     on_progress(done, len(set(keys)), "")
-        except BaseException:
+        except BaseException as error:
             client.stop()
             on_progress(done, len(set(keys)), "stopping: waiting for answers on their way")
             pool.shutdown(cancel_futures=True)
-            raise
+            if isinstance(error, CancelledError):
+                error = _cause(futures) or error
+            raise error from None
     return [journal[key] for key in keys]
+
+
+def _as_answered(futures: Sequence[Future[None]]) -> Iterator[int]:
+    """How many more are answered, whenever some are."""
+    pending = set(futures)
+    while pending:
+        # Polars handles SIGINT too, in a way that does not end a wait: look up now and then.
+        answered, pending = wait(pending, timeout=_LOOK_UP, return_when=FIRST_COMPLETED)
+        for future in answered:
+            future.result()
+        if answered:
+            yield len(answered)
+
+
+def _cause(futures: Sequence[Future[None]]) -> BaseException | None:
+    """The error that stopped the others, if one did."""
+    errors = (future.exception() for future in futures if not future.cancelled())
+    return next((e for e in errors if e and not isinstance(e, CancelledError)), None)
 
 
 def count_answers(endpoint: Endpoint, replies: Sequence[Reply]) -> AnswerCounts:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib.metadata import version
 from itertools import chain
@@ -75,6 +76,7 @@ def in_context(
     """
     prepared = read_prepared(data)
     samples = _drawn(part_of(prepared, part), rows)
+    questions = _Questions(samples, get_template(template), prepared.info.domain)
     _check(shots, seeds, part)
     metadata = _metadata(prepared, model, template, part)
     _check_same(out, metadata)
@@ -89,7 +91,6 @@ def in_context(
     with locked_folder(out):
         ask = _by_endpoint(model, out) if isinstance(model, Endpoint) else _locally(model, out, say)
         examples = {k: _examples(prepared.splits.train, k, seeds) for k in dict.fromkeys(shots)}
-        questions = _Questions(samples, get_template(template), prepared.info.domain)
         evaluation = Evaluation(
             labels=samples.labels,
             users=samples.users,
@@ -181,12 +182,14 @@ def _score_locally(
             max_tokens=backbone.max_positions,
             on_progress=on_progress,
         )
-        too_long = sum(row.dropped > 0 for row in scorer.encode(questions.samples))
-        if too_long and len(examples):
-            raise ValueError(
-                f"{too_long} questions do not fit into the {backbone.max_positions} tokens of "
-                f"{backbone.name} after {len(examples)} examples: give fewer --shots"
-            )
+        if len(examples):
+            whole = replace(scorer, max_tokens=sys.maxsize).encode(questions.samples)
+            longest = max(len(row.ids) for row in whole)
+            if longest > scorer.max_tokens:
+                raise ValueError(
+                    f"a question has up to {longest} tokens after its {len(examples)} examples, "
+                    f"but {backbone.name} takes {scorer.max_tokens}: give fewer --shots"
+                )
         return scorer(questions.samples)
 
 
