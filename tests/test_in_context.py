@@ -11,6 +11,7 @@ import pytest
 
 from tallrec.data.prepared import PreparedInfo, write_prepared
 from tallrec.steps import in_context as step
+from tallrec.steps.evaluate import compare_runs
 from tallrec.steps.in_context import in_context
 from tests.baselines.endpoints import KEY, KEY_VARIABLE, llama_server
 from tests.baselines.faulty_proxy import proxy_of
@@ -89,6 +90,16 @@ def test_a_folder_is_about_one_model(data, tiny_folder, tmp_path):
     locally(data, tmp_path / "out", tiny_folder, shots=(0,))
     with pytest.raises(ValueError, match=r"report on another template \(timeline instead of"):
         locally(data, tmp_path / "out", tiny_folder, shots=(0,), template="paper")
+
+
+def test_reports_on_the_same_rows_compare(data, tiny_folder, tmp_path):
+    folders = [tmp_path / template for template in ("timeline", "paper")]
+    for folder in folders:
+        locally(data, folder, tiny_folder, shots=(0,), template=folder.name)
+    compared = compare_runs(folders, tmp_path / "both")
+    asked = [system["name"] for system in compared["systems"] if "answers" in system]
+    assert asked == ["timeline", "paper"]
+    assert "## Answers" in (tmp_path / "both" / "report.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

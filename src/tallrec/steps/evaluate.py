@@ -91,7 +91,9 @@ def compare_runs(paths: list[Path], out: Path | None = None) -> Result:
     result = compare(results)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        write_report(out, result, {"AUC by shots": shots_figure(results)})
+        # A report on in-context learning holds several numbers of shots, so it has no one place.
+        placed = all(isinstance(r["metadata"].get("shots"), int) for r in results.values())
+        write_report(out, result, {"AUC by shots": shots_figure(results)} if placed else None)
     return result
 
 
