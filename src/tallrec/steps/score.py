@@ -1,4 +1,4 @@
-"""Scores by the adapters of a run: of a part of a prepared folder, or of the items for a user."""
+"""Scores of a part of a prepared folder by the adapters of a run."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from peft import PeftModel
 
 from tallrec.data.prepared import Prepared, read_prepared
 from tallrec.data.samples import in_blocks
@@ -18,7 +19,6 @@ from tallrec.llm.adapter import load_adapter
 from tallrec.llm.backbone import Backbone
 from tallrec.llm.scoring import LlmScorer
 from tallrec.progress import shown
-from tallrec.recommend import recommend
 from tallrec.run import RunDir, open_run
 from tallrec.steps.data import Say
 from tallrec.steps.stages import scorer_of
@@ -46,39 +46,6 @@ def score_run(
     table = score_table(samples, np.mean(list(scores.values()), axis=0))
     _write(out, table)
     return table
-
-
-def recommend_run(
-    path: Path,
-    user: str,
-    *,
-    k: int = 10,
-    data: Path | None = None,
-    backbone: Backbone | None = None,
-    say: Say = print,
-) -> pl.DataFrame:
-    """The best items for a user by a run's first seed; see `recommend`.
-
-    The user is one of the run's own data or, where `data` is given, of that prepared folder.
-
-    Raises:
-        ValueError: If the run is unfinished or the user unknown.
-    """
-    run = finished_run(path)
-    prepared = read_prepared(data or Path(run.info["data"]["folder"]))
-    backbone = backbone or load(run.recipe, say=say)
-    with (
-        _scorer(run, backbone, run.recipe.seeds[0], prepared.info.domain) as scorer,
-        shown("Ranking") as on_progress,
-    ):
-        return recommend(
-            replace(scorer, on_progress=on_progress),
-            prepared.splits.train,
-            user,
-            k=k,
-            history=prepared.info.history,
-            block=run.recipe.evaluation.block,
-        )
 
 
 def score_seeds(
@@ -196,21 +163,25 @@ def _scores(
         return
     backbone = backbone or load(run.recipe, say=say)
     for seed in seeds:
-        with _scorer(run, backbone, seed, domain) as scorer:
+        with unloaded_after(seed_scorer(run, backbone, seed, domain)) as scorer:
             yield seed, _shown(scorer, samples, f"Scoring, seed {seed}")
 
 
-@contextmanager
-def _scorer(run: RunDir, backbone: Backbone, seed: int, domain: str) -> Iterator[LlmScorer]:
+def seed_scorer(run: RunDir, backbone: Backbone, seed: int, domain: str) -> LlmScorer:
+    """The scorer of one seed; its adapter stays on the backbone until it is unloaded."""
     adapter = run.adapter(seed)
-    if adapter is None:
-        yield scorer_of(run.recipe, backbone, backbone.model, domain)
-        return
-    model = load_adapter(backbone, adapter)
+    model = backbone.model if adapter is None else load_adapter(backbone, adapter)
+    return scorer_of(run.recipe, backbone, model, domain)
+
+
+@contextmanager
+def unloaded_after(scorer: LlmScorer) -> Iterator[LlmScorer]:
+    """Takes the adapter of a scorer off its backbone when the block ends."""
     try:
-        yield scorer_of(run.recipe, backbone, model, domain)
+        yield scorer
     finally:
-        model.unload()
+        if isinstance(scorer.model, PeftModel):
+            scorer.model.unload()
 
 
 def _scores_file(out: Path, seed: int) -> Path:
