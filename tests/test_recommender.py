@@ -3,12 +3,10 @@
 import numpy as np
 import pytest
 
-from tallrec.data.prepared import PreparedInfo, write_prepared
 from tallrec.data.samples import in_blocks
-from tallrec.recipe_files import load_recipe
 from tallrec.steps.recommender import Recommender
 from tallrec.steps.score import seed_scorer
-from tallrec.steps.tune import tune_recipe
+from tallrec.steps.wishes import candidates_of, history_of_titles
 from tests.planted import planted_splits
 
 SPLITS = planted_splits(users=24)
@@ -20,35 +18,23 @@ def silent(_line):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, tiny_folder):
-    """A tuned run of two seeds, whose histories move in blocks of 4."""
-    folder = tmp_path_factory.mktemp("recommender")
-    write_prepared(folder / "data", SPLITS, PreparedInfo("planted", "movie", "users", 8, 8, 3.0, 0))
-    settings = ("backbone.dtype=float32", "shots.count=12", "seeds=[0, 1]", "stages.0.epochs=2")
-    recipe = load_recipe(
-        "demo", (f"backbone.source={tiny_folder}", *settings, "evaluation.block=4")
-    )
-    return tune_recipe(recipe, folder / "run", data=folder / "data", say=silent)
+def recommender(planted_run):
+    return Recommender.load(planted_run.path, say=silent)
 
 
-@pytest.fixture(scope="module")
-def recommender(run):
-    return Recommender.load(run.path, say=silent)
-
-
-def test_a_users_scores_are_those_of_the_data(run, recommender, backbone):
+def test_a_users_scores_are_those_of_the_data(planted_run, recommender, backbone):
     sample = in_blocks(SPLITS.test[-1:], 4)
     history = recommender.history_of(sample[0].user)[:-1]
     (mine,) = recommender.score(history, [sample[0].target.id])
-    (of_data,) = seed_scorer(run, backbone, 0, "movie")(sample)
+    (of_data,) = seed_scorer(planted_run, backbone, 0, "movie")(sample)
     assert mine == pytest.approx(of_data, abs=1e-4)
 
 
-def test_each_seed_can_be_loaded(run, recommender):
-    other = Recommender.load(run.path, seed=1, say=silent)
+def test_each_seed_can_be_loaded(planted_run, recommender):
+    other = Recommender.load(planted_run.path, seed=1, say=silent)
     assert other.score(HISTORY, ["i9"]) != recommender.score(HISTORY, ["i9"])
     with pytest.raises(ValueError, match="has the seeds 0, 1; got 2"):
-        Recommender.load(run.path, seed=2, say=silent)
+        Recommender.load(planted_run.path, seed=2, say=silent)
 
 
 def test_the_best_unseen_items_come_first(recommender):
@@ -104,6 +90,31 @@ def test_titles_are_found(recommender):
     assert recommender.find("hill", limit=1)[0].item.title.startswith("Hill")
 
 
-def test_closing_gives_the_backbone_back(run, backbone):
+def test_closing_gives_the_backbone_back(planted_run, backbone):
     for _ in range(2):
-        Recommender.load(run.path, backbone=backbone, say=silent).close()
+        Recommender.load(planted_run.path, backbone=backbone, say=silent).close()
+
+
+def test_titles_become_a_history_likes_first(recommender):
+    history = history_of_titles(recommender, ["sea 7", "Hill 2; see 9"], ["hill 4"])
+    assert history == [("i7", True), ("i2", True), ("i9", True), ("i4", False)]
+    with pytest.raises(ValueError, match="'Hill 4' means 'Hill 4', which is given twice"):
+        history_of_titles(recommender, ["hill 4"], ["Hill 4"])
+    with pytest.raises(ValueError, match="no title is like 'mountain'; the nearest: "):
+        history_of_titles(recommender, ["mountain"], [])
+
+
+def test_candidates_are_filtered(recommender, tmp_path):
+    (tmp_path / "some").write_text("i3\nhill 12\n\ni1\ni5\n", encoding="utf-8")
+    (tmp_path / "none").write_text("Sea 1\n", encoding="utf-8")
+    listed = {"listed": tmp_path / "some", "excluded": tmp_path / "none"}
+    assert candidates_of(recommender, **listed) == ["i3", "i12", "i5"]
+    assert candidates_of(recommender, only=r"^sea \d$", **listed) == ["i3", "i5"]
+    assert len(candidates_of(recommender)) == recommender.items.height
+    with pytest.raises(ValueError, match="no item passes"):
+        candidates_of(recommender, only="dune")
+    with pytest.raises(ValueError, match="--only takes a regular expression"):
+        candidates_of(recommender, only="(")
+    (tmp_path / "none").write_text("i1\nmountain\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="none, line 2: no title is like 'mountain'"):
+        candidates_of(recommender, **listed)

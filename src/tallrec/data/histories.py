@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from tallrec.types import Samples
+from tallrec.types import IntArray, Samples
 
 History = Sequence[tuple[str, bool]]
 """(item id, liked) pairs, oldest first."""
@@ -71,30 +71,135 @@ def samples_of_histories(
     """
     events = [event for history in histories for event in history]
     check_items(catalog, [*(item for item, _ in events), *items])
-    lengths = np.array([len(history) for history in histories], dtype=np.int64)
+    return _samples(
+        catalog,
+        np.array([len(history) for history in histories], dtype=np.int64),
+        pl.Series([item for item, _ in events], dtype=pl.String),
+        pl.Series([liked for _, liked in events], dtype=pl.Boolean),
+        owners=np.repeat(np.arange(len(histories)), len(items)),
+        targets=pl.Series(list(items) * len(histories), dtype=pl.String),
+        longest=longest,
+    )
+
+
+def samples_of_table(catalog: pl.DataFrame, table: pl.DataFrame, *, longest: int) -> Samples:
+    """Asks about one item after one history for each row of a table.
+
+    Args:
+        catalog: The items; see `Samples`.
+        table: `item` (String) and `history` (a list of structs of `item` and `liked`, oldest first;
+            null or empty for none).
+        longest: How many of a history's latest events a sample shows.
+
+    Returns:
+        One sample without label for each row.
+
+    Raises:
+        ValueError: If an id is not in the catalogue, or an item is in its own history.
+    """
+    lengths = table["history"].list.len().fill_null(0).cast(pl.Int64).to_numpy()
+    events = table.filter(pl.Series(lengths > 0))["history"].explode().struct.unnest()
+    owners = np.arange(table.height)
+    check_items(catalog, [*events["item"], *table["item"]])
+    asked = table["item"].gather(np.repeat(owners, lengths))
+    if (known := asked.filter(events["item"] == asked)).len():
+        raise ValueError(f"item {known[0]!r} is asked about and in its history: it is answered")
+    return _samples(
+        catalog,
+        lengths,
+        events["item"],
+        events["liked"],
+        owners=owners,
+        targets=table["item"],
+        longest=longest,
+    )
+
+
+def samples_of_pairs(samples: Samples, pairs: pl.DataFrame, *, longest: int) -> Samples:
+    """Asks about pairs of a user and an item of a data set.
+
+    The history is what the user met before that item: all events where the user never met it. So
+    a pair of the data gets the history, and the score, that it has in its part.
+
+    Args:
+        samples: Any samples of the data set; only their events and catalogue are used.
+        pairs: `user` and `item` (String).
+        longest: How many of a history's latest events a sample shows.
+
+    Returns:
+        One sample without label for each pair.
+
+    Raises:
+        ValueError: If a user has no events or an item is not in the catalogue.
+    """
+    events = samples.events.select("user", "item", at=pl.int_range(pl.len(), dtype=pl.Int64))
+    check_items(samples.catalog, pairs["item"].to_list())
+    pairs = pairs.select(
+        "user",
+        known=pl.col("user").cast(events["user"].dtype, strict=False),
+        item=pl.col("item").cast(events["item"].dtype),
+    )
+    own = events.join(pairs, left_on="user", right_on="known", how="semi")
+    bounds = own.group_by("user").agg(start=pl.col("at").min(), stop=pl.col("at").max() + 1)
+    met = own.group_by("user", "item").agg(met=pl.col("at").min())
+    asked = pairs.join(
+        bounds, left_on="known", right_on="user", how="left", maintain_order="left"
+    ).join(
+        met, left_on=["known", "item"], right_on=["user", "item"], how="left", maintain_order="left"
+    )
+    if asked["stop"].null_count():
+        raise ValueError(unknown_user(samples, asked.filter(pl.col("stop").is_null())["user"][0]))
+    stop = pl.coalesce("met", "stop")
+    rows = asked.select(
+        user="known",
+        start=pl.max_horizontal("start", stop - longest),
+        stop=stop,
+        target="item",
+        liked=pl.lit(None, pl.Boolean),
+        timestamp=pl.lit(None, pl.Int64),
+    )
+    return Samples(samples.catalog, samples.events, rows)
+
+
+def _samples(
+    catalog: pl.DataFrame,
+    lengths: IntArray,
+    items: pl.Series,
+    likes: pl.Series,
+    *,
+    owners: IntArray,
+    targets: pl.Series,
+    longest: int,
+) -> Samples:
+    """Samples of histories that stand one after the other in `items` and `likes`.
+
+    Row i shows the latest of the history `owners[i]` and asks about `targets[i]`.
+    """
     stops = np.cumsum(lengths)
     starts = stops - np.minimum(lengths, longest)
-    users = pl.Enum([str(i) for i in range(len(histories))])
+    users = pl.Enum([str(i) for i in range(len(lengths))])
     ids = pl.Enum(catalog["item"])
-    owners = np.arange(len(histories))
-    event_table = pl.DataFrame(
+    events = pl.DataFrame(
         {
-            "user": pl.Series(np.repeat(owners, lengths)).cast(pl.String).cast(users),
-            "item": pl.Series([item for item, _ in events], dtype=ids),
-            "liked": pl.Series([liked for _, liked in events], dtype=pl.Boolean),
-            "rating": pl.Series([None] * len(events), dtype=pl.Float32),
-            "timestamp": pl.Series([None] * len(events), dtype=pl.Int64),
+            "user": pl.Series(np.repeat(np.arange(len(lengths)), lengths)).cast(pl.String),
+            "item": items.cast(ids),
+            "liked": likes,
         }
+    ).with_columns(
+        pl.col("user").cast(users),
+        rating=pl.lit(None, pl.Float32),
+        timestamp=pl.lit(None, pl.Int64),
     )
-    n = len(histories) * len(items)
     rows = pl.DataFrame(
         {
-            "user": pl.Series(np.repeat(owners, len(items))).cast(pl.String).cast(users),
-            "start": np.repeat(starts, len(items)),
-            "stop": np.repeat(stops, len(items)),
-            "target": pl.Series(list(items) * len(histories), dtype=ids),
-            "liked": pl.Series([None] * n, dtype=pl.Boolean),
-            "timestamp": pl.Series([None] * n, dtype=pl.Int64),
+            "user": pl.Series(owners).cast(pl.String),
+            "start": starts[owners],
+            "stop": stops[owners],
+            "target": targets.cast(ids),
         }
+    ).with_columns(
+        pl.col("user").cast(users),
+        liked=pl.lit(None, pl.Boolean),
+        timestamp=pl.lit(None, pl.Int64),
     )
-    return Samples(catalog, event_table, rows)
+    return Samples(catalog, events, rows)

@@ -83,7 +83,8 @@ class TitleIndex:
             _PART * _ratios(fuzz.ratio, words, beginnings),
             _PART * 100 * np.array(contained, dtype=np.float64),
         ]
-        return np.maximum.reduce(ratios)
+        nearest: FloatArray = np.maximum.reduce(ratios)
+        return nearest
 
     def match(self, query: str, *, at_least: float = 80.0) -> Item:
         """The item that a title means.
@@ -111,4 +112,5 @@ def _words(text: str) -> str:
 
 
 def _ratios(ratio: Callable[..., float], query: str, titles: list[str]) -> FloatArray:
-    return process.cdist([query], titles, scorer=ratio)[0].astype(np.float64)
+    ratios: FloatArray = process.cdist([query], titles, scorer=ratio)[0].astype(np.float64)
+    return ratios

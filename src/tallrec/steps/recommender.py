@@ -163,8 +163,10 @@ class Recommender:
             history is there.
 
         Raises:
-            ValueError: If an id is not in the catalogue, or an item is in the history.
+            ValueError: If no item is given, or one is not in the catalogue or is in the history.
         """
+        if not items:
+            raise ValueError("give at least one item to explain")
         start, stop = self._questions(history, items).spans[0]
         return influences(self.scorer, self.items, history[start:stop], items)
 

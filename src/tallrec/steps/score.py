@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,7 +13,7 @@ from peft import PeftModel
 
 from tallrec.data.prepared import Prepared, read_prepared
 from tallrec.data.samples import in_blocks
-from tallrec.files import write_atomically
+from tallrec.files import whole_file
 from tallrec.llm.adapter import load_adapter
 from tallrec.llm.backbone import Backbone
 from tallrec.llm.scoring import LlmScorer
@@ -44,7 +43,7 @@ def score_run(
     samples = questions_of(run, prepared, part)
     scores = dict(_scores(run, samples, run.recipe.seeds, domain=prepared.info.domain, say=say))
     table = score_table(samples, np.mean(list(scores.values()), axis=0))
-    _write(out, table)
+    write_table(out, table)
     return table
 
 
@@ -66,7 +65,7 @@ def score_seeds(
     for seed, scores in _scores(run, samples, missing, domain=domain, backbone=backbone, say=say):
         path = _scores_file(out, seed)
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path, score_table(samples, scores))
+        write_table(path, score_table(samples, scores))
     return read_scores(run, out)
 
 
@@ -99,7 +98,7 @@ def kept(path: Path, samples: Samples, compute: Callable[[], FloatArray]) -> Flo
     """The scores in a file, shape [n]; computed and written if it has none for these samples."""
     if not _holds(path, samples):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path, score_table(samples, compute()))
+        write_table(path, score_table(samples, compute()))
     return pl.read_parquet(path)["log_odds"].to_numpy()
 
 
@@ -198,7 +197,7 @@ def _shown(scorer: LlmScorer, samples: Samples, description: str) -> FloatArray:
         return replace(scorer, on_progress=on_progress)(samples)
 
 
-def _write(path: Path, table: pl.DataFrame) -> None:
-    content = io.BytesIO()
-    table.write_parquet(content)
-    write_atomically(path, content.getvalue())
+def write_table(path: Path, table: pl.DataFrame) -> None:
+    """Writes a Parquet file; it appears whole or not at all."""
+    with whole_file(path) as temporary:
+        table.write_parquet(temporary)
