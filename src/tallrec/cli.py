@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from tallrec.cli_assets import assets_app
+from tallrec.cli_export import export
 from tallrec.cli_in_context import in_context
 from tallrec.cli_options import numbers, resumable
 from tallrec.cli_prepare import prepare
@@ -162,6 +163,7 @@ def evaluate(
 
 app.command()(score)
 app.command()(recommend)
+app.command()(export)
 
 
 def main() -> None:
