@@ -87,8 +87,8 @@ def _origin(run: RunDir, card: AdapterCard, seed: int, dtype: str) -> str:
         "seeds of the run": ", ".join(map(str, recipe.seeds)),
         "seed of this export": seed,
         "tallrec": f"{info['tallrec']}, commit {info['commit'] or 'unknown'}",
-        "made again by": "`tallrec run recipe.toml --out RUN`, with the prepared data by `--data` if "
-        "the recipe does not name it",
+        "made again by": "`tallrec run recipe.toml --out RUN`, with `--data` where the recipe does "
+        "not name the data",
     }
     lines = [f"| {name} | {value} |" for name, value in facts.items() if value is not None]
     return "\n".join(["## Where it comes from\n", "| | |", "|---|---|", *lines])
