@@ -26,11 +26,13 @@ import torch
 from peft import PeftModel
 
 from tallrec.assets import fetch
+from tallrec.data.histories import history_of, samples_of_histories
 from tallrec.data.movielens import read_movielens_100k
-from tallrec.data.samples import build_samples, in_blocks, samples_for_user
+from tallrec.data.samples import build_samples, in_blocks
 from tallrec.data.splits import split_paper
 from tallrec.llm.adapter import AdapterCard, attach_lora, save_adapter
 from tallrec.llm.backbone import Backbone, load_backbone
+from tallrec.llm.gguf_file import write_gguf
 from tallrec.llm.tree import build_tree
 from tallrec.prompts import TEMPLATES
 from tallrec.prompts.answers import encode, resolve_answers
@@ -75,8 +77,8 @@ def prepare(folder: Path, n_rows: int) -> Backbone:
     splits = split_paper(build_samples(dataset))
     test = splits.test[:n_rows]
     user = str(splits.test.events["user"][0])
-    catalogue = np.arange(splits.test.catalog.height)
-    ranked = samples_for_user(splits.test, user, catalogue, history=10)
+    catalog, history = splits.test.catalog, history_of(splits.test, user)
+    ranked = samples_of_histories(catalog, [history], catalog["item"].to_list(), longest=10)
     for template in ("paper", "timeline"):
         write_rows(folder / f"tune-{template}.json", backbone, template, splits.train[:SHOTS])
         write_rows(folder / f"score-{template}.json", backbone, template, test)
@@ -85,8 +87,9 @@ def prepare(folder: Path, n_rows: int) -> Backbone:
     write_rows(folder / "score-timeline-blocks.json", backbone, "timeline", blocks)
     model = save_random_adapter(backbone, folder / "adapter").merge_and_unload()
     (like,) = fetch("smollm2-135m").glob("*.gguf")
-    for kind in llamacpp.KINDS:
-        llamacpp.write_gguf(model, like, folder / f"merged-{kind}.gguf", kind)
+    for name, kind in llamacpp.KINDS.items():
+        path = folder / f"merged-{name}.gguf"
+        write_gguf(model, backbone.tokenizer, path, kind=kind, like=like)
     return backbone
 
 

@@ -11,11 +11,10 @@ from __future__ import annotations
 import argparse
 import time
 
-import numpy as np
-
 from tallrec.assets import fetch
+from tallrec.data.histories import history_of, samples_of_histories
 from tallrec.data.movielens import read_movielens_100k
-from tallrec.data.samples import build_samples, in_blocks, samples_for_user
+from tallrec.data.samples import build_samples, in_blocks
 from tallrec.llm.backbone import Backbone, load_backbone
 from tallrec.llm.scoring import score_rows
 from tallrec.llm.tree import build_tree
@@ -64,12 +63,13 @@ def main() -> None:
         measure(f"{n:,} rows, blocks of 10", backbone, blocks[-n:])
         if n <= 1000:
             measure(f"{n:,} rows, sliding histories", backbone, sliding[-n:])
-    user, catalogue = sliding[len(sliding) - 1].user, np.arange(sliding.catalog.height)
+    events = history_of(sliding, sliding[len(sliding) - 1].user)
+    catalog, items = sliding.catalog, sliding.catalog["item"].to_list()
     for n in CANDIDATES:
-        asked = samples_for_user(sliding, user, catalogue[:n], history=10)
+        asked = samples_of_histories(catalog, [events], items[:n], longest=10)
         measure(f"{n:,} candidates, history of 10", backbone, asked)
     for history in HISTORIES:
-        asked = samples_for_user(sliding, user, catalogue[:400], history=history)
+        asked = samples_of_histories(catalog, [events], items[:400], longest=history)
         measure(f"400 candidates, history of {history}", backbone, asked)
 
 

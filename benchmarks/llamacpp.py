@@ -1,4 +1,4 @@
-"""llama.cpp as an opponent: merged weights as GGUF, rows as sequences that begin alike."""
+"""llama.cpp as an opponent: rows as sequences that begin alike."""
 
 from __future__ import annotations
 
@@ -8,45 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
-from gguf.quants import quantize
 
-KINDS = {
-    "bfloat16": gguf.GGMLQuantizationType.BF16,
-    "int8": gguf.GGMLQuantizationType.Q8_0,
-}
+KINDS = {"bfloat16": "bfloat16", "int8": "q8_0"}  # what tallrec calls them in a GGUF file
 SEQUENCES = 32  # rows in a batch
 THREADS = 2
-
-
-def write_gguf(model: Any, like: Path, path: Path, dtype: str) -> None:
-    """Writes a transformers LLaMA as GGUF, with the vocabulary of another file of its family."""
-    writer = gguf.GGUFWriter(path, "llama")
-    source = gguf.GGUFReader(like)
-    for name, field in source.fields.items():
-        if name.startswith(("llama.", "tokenizer.ggml.")):
-            kind = field.types[0]
-            inner = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
-            writer.add_key_value(name, field.contents(), kind, sub_type=inner)
-    config = model.config
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
-    for name, tensor in model.state_dict().items():
-        if name == "lm_head.weight" and config.tie_word_embeddings:
-            continue
-        weight = tensor.float()
-        if "q_proj" in name or "k_proj" in name:  # rotary halves are interleaved there
-            heads = weight.shape[0] // config.head_dim
-            weight = (
-                weight.view(heads, 2, -1, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
-            )
-        target = names.get_name(name, try_suffixes=(".weight",))
-        kind = KINDS[dtype] if weight.ndim == 2 else gguf.GGMLQuantizationType.F32
-        writer.add_tensor(target, quantize(weight.numpy(), kind), raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 class LlamaCpp:

@@ -12,10 +12,12 @@ from typing import Annotated
 import typer
 
 from tallrec.cli_assets import assets_app
+from tallrec.cli_export import export
 from tallrec.cli_in_context import in_context
 from tallrec.cli_options import numbers, resumable
 from tallrec.cli_prepare import prepare
 from tallrec.cli_recipe import RecipeArgument, SettingsOption, recipe_app
+from tallrec.cli_recommend import DataOption, recommend, score
 from tallrec.cli_reproduce import reproduce_app
 from tallrec.cli_runs import RunArgument, runs_app, runs_compare
 from tallrec.console import say, show, show_markdown
@@ -39,9 +41,6 @@ app.add_typer(assets_app, name="assets")
 OutOption = Annotated[Path, typer.Option(help="The run directory.")]
 TuningDataOption = Annotated[
     Path | None, typer.Option("--data", help="A prepared folder instead of the recipe's data.")
-]
-DataOption = Annotated[
-    Path | None, typer.Option("--data", help="A prepared folder instead of the run's own.")
 ]
 PartOption = Annotated[str, typer.Option(help="Which part: train, valid or test.")]
 
@@ -162,32 +161,9 @@ def evaluate(
     say(f"Report: {(out or run) / 'report.md'}")
 
 
-@app.command()
-def score(
-    run: RunArgument,
-    out: Annotated[Path, typer.Option(help="The Parquet file to write.")],
-    data: DataOption = None,
-    part: PartOption = "test",
-) -> None:
-    """Write the log-odds of a like for every sample of a part."""
-    from tallrec.steps.score import score_run
-
-    table = score_run(run, out, data=data, part=part, say=say)
-    say(f"{table.height:,} scores written to {out}")
-
-
-@app.command()
-def recommend(
-    run: RunArgument,
-    user: Annotated[str, typer.Option(help="A user id of the data set.")],
-    k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
-    data: DataOption = None,
-) -> None:
-    """Rank the items that a user has not met yet."""
-    from tallrec.recommend import recommendations_table
-    from tallrec.steps.score import recommend_run
-
-    show(recommendations_table(recommend_run(run, user, k=k, data=data, say=say), user))
+app.command()(score)
+app.command()(recommend)
+app.command()(export)
 
 
 def main() -> None:

@@ -11,9 +11,9 @@ KEY_VARIABLE = "TALLREC_TEST_KEY"
 
 
 @contextmanager
-def llama_server():
-    """The address of a server of its own process that wants `KEY`."""
-    command = [sys.executable, "-m", "tests.baselines.llama_server", KEY]
+def llama_server(*model):
+    """The address of a server of its own process that wants `KEY`; of SmolLM2 or a GGUF file."""
+    command = [sys.executable, "-m", "tests.baselines.llama_server", KEY, *map(str, model)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command, text=True, **pipes) as process:
         try:

@@ -1,4 +1,6 @@
-"""llama.cpp's own server with the embedded SmolLM2, on loopback: `python -m ... KEY`.
+"""llama.cpp's own server with a GGUF file, on loopback: `python -m ... KEY [FILE]`.
+
+Without a file it has the embedded SmolLM2.
 
 Prints its address when it answers and ends with its standard input. One question at a time and no
 cache of prompts, so that an answer's probabilities are the same bits whenever it is asked.
@@ -11,9 +13,11 @@ import xllamacpp
 from tallrec.assets import fetch
 
 
-def main(key):
+def main(key, model=None):
     parameters = xllamacpp.CommonParams()
-    (parameters.model.path,) = map(str, fetch("smollm2-135m").glob("*.gguf"))
+    if model is None:
+        (model,) = map(str, fetch("smollm2-135m").glob("*.gguf"))
+    parameters.model.path = model
     parameters.port = 0
     parameters.api_keys = [key]
     parameters.n_ctx = 2048
@@ -27,4 +31,4 @@ def main(key):
     sys.stdin.read()
 
 
-main(sys.argv[1])
+main(*sys.argv[1:])

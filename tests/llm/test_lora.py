@@ -7,7 +7,7 @@ from peft import LoraConfig, get_peft_model
 
 from tallrec.llm.adapter import attach_lora
 from tallrec.llm.lora import _Dropped, quick_adapters
-from tallrec.llm.merge import merged
+from tallrec.llm.merge import fold, merged
 from tests.llm.architectures import tiny_model
 from tests.llm.test_tuning import losses, same, weights
 from tests.llm.tune_tiny import tune_tiny
@@ -131,3 +131,21 @@ def test_a_disabled_adapter_is_not_merged(backbone):
         plain = model(input_ids=IDS).logits
         with merged(model):
             assert torch.equal(model(input_ids=IDS).logits, plain)
+
+
+def test_a_folded_adapter_is_the_model_itself(backbone):
+    model = adapted(backbone).eval()
+    expected = model(input_ids=IDS).logits
+    folded = fold(model)
+    assert folded is backbone.model
+    assert not any("lora" in name for name, _ in folded.named_modules())
+    torch.testing.assert_close(folded(input_ids=IDS).logits, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options", [{"use_dora": True}, {"lora_bias": True}, {"modules_to_save": ["lm_head"]}]
+)
+def test_what_is_more_than_lora_is_not_folded(backbone, options):
+    config = LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM", **options)
+    with pytest.raises(ValueError, match=r"cannot be merged into them: export with --to peft"):
+        fold(get_peft_model(backbone.model, config))

@@ -84,7 +84,7 @@ def load_backbone(
     torch_dtype = choose_dtype(dtype, torch_device)
     if torch_device.type == "cpu":
         keep_freed_memory()
-    folder, gguf = _locate(str(source))
+    folder, gguf = locate(str(source))
     bits = _quantization(quantize, torch_dtype, gguf)
     local = Path(folder).is_dir()
     options = {} if local else _hub_options(folder)
@@ -164,8 +164,12 @@ def _quantization(
     )
 
 
-def _locate(source: str) -> tuple[str, Path | None]:
-    """Splits a source into what `from_pretrained` wants: a folder or id, and a GGUF file."""
+def locate(source: str) -> tuple[str, Path | None]:
+    """Splits a source into what `from_pretrained` wants: a folder or id, and a GGUF file.
+
+    Raises:
+        ValueError: If nothing loadable is there.
+    """
     path = Path(source).expanduser()
     if path.is_file():
         if path.suffix != ".gguf":

@@ -1,4 +1,4 @@
-"""Adapters folded into the weights they change, for as long as a model only reads."""
+"""Adapters folded into the weights they change: while a model only reads, or for good."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 
 from tallrec.llm.lora import is_plain
 
@@ -40,6 +42,32 @@ def merged(model: PreTrainedModel | PeftModel) -> Iterator[None]:
         for layer, weight in zip(layers, weights, strict=False):
             _weight(layer).data = weight
             layer.merged_adapters.clear()
+
+
+def fold(model: PeftModel) -> PreTrainedModel:
+    """Folds an adapter into the weights for good, as `merged` does, and takes it off.
+
+    Args:
+        model: A model with an adapter; its backbone's weights are changed.
+
+    Returns:
+        The backbone's model, which is now the tuned one.
+
+    Raises:
+        ValueError: If the adapter is more than W + scale B A, or the weights are quantized.
+    """
+    for name, layer in model.named_modules():
+        tuned = isinstance(layer, BaseTunerLayer | AuxiliaryTrainingWrapper)
+        if tuned and not is_plain(layer):
+            raise ValueError(
+                f"the adapter's layer {name} is no plain LoRA on plain weights and cannot be "
+                f"merged into them: export with --to peft"
+            )
+    for layer in model.modules():
+        if is_plain(layer):
+            plain = cast("Linear", layer)
+            _weight(plain).data = _sum(plain, _weight(plain).data)
+    return cast("PreTrainedModel", model.unload())
 
 
 def _weight(layer: Linear) -> Tensor:

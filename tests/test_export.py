@@ -1,0 +1,163 @@
+"""What a run exports, other programs load, and it scores as the run does."""
+
+import json
+
+import numpy as np
+import pytest
+from peft import PeftModel
+from scipy.stats import spearmanr
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tallrec.data.prepared import read_prepared
+from tallrec.llm.backbone import load_backbone
+from tallrec.prompts import get_template
+from tallrec.prompts.in_context import question
+from tallrec.recipe_files import load_recipe
+from tallrec.run import create_run
+from tallrec.steps.export import export_run
+from tallrec.steps.recommender import Recommender
+from tallrec.steps.score import seed_scorer
+from tallrec.steps.tune import tune_recipe
+from tests.baselines.endpoints import KEY, llama_server
+
+N_VOCAB = 500
+
+
+def silent(_line):
+    """Says nothing."""
+
+
+@pytest.fixture(scope="module")
+def samples(planted_run):
+    """A few questions of users with different histories."""
+    return read_prepared(planted_run.path.parent / "data").splits.test[::2]
+
+
+@pytest.fixture(scope="module")
+def expected(planted_run, samples, tiny_folder):
+    """What the run's first seed says to them."""
+    backbone = load_backbone(tiny_folder, dtype="float32", device="cpu")
+    return seed_scorer(planted_run, backbone, 0, "movie")(samples)
+
+
+def log_odds(model, folder, samples):
+    """Plain transformers, one prompt after the other."""
+    tokenizer, card = AutoTokenizer.from_pretrained(folder), read_card(folder)
+    template = get_template(card["template"])
+    scores = []
+    for sample in samples:
+        ids = tokenizer(question(template, sample, card["domain"]), return_tensors="pt").input_ids
+        logits = model(ids).logits[0, -1].detach()
+        scores.append(float(logits[card["yes_id"]] - logits[card["no_id"]]))
+    return scores
+
+
+def read_card(folder):
+    return json.loads((folder / "tallrec.json").read_text(encoding="utf-8"))
+
+
+def test_plain_transformers_scores_a_merged_folder_alike(planted_run, samples, expected, tmp_path):
+    export_run(planted_run.path, "merged", tmp_path / "out", say=silent)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    assert not hasattr(model, "peft_config")
+    found = log_odds(model, tmp_path / "out", samples)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_plain_peft_scores_an_adapter_alike(planted_run, samples, expected, tmp_path, tiny_folder):
+    out = tmp_path / "out"
+    export_run(planted_run.path, "peft", out, say=silent)
+    base = json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert base == str(tiny_folder)
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), out).eval()
+    (out / "tokenizer.json").symlink_to(tiny_folder / "tokenizer.json")
+    (out / "tokenizer_config.json").symlink_to(tiny_folder / "tokenizer_config.json")
+    np.testing.assert_allclose(log_odds(model, out, samples), expected, atol=1e-4)
+
+
+def served(address, card, samples):
+    """Log-odds from the log-probabilities of a server's completions."""
+    from openai import OpenAI
+
+    client = OpenAI(base_url=f"{address}/v1", api_key=KEY)
+    template, scores = get_template(card["template"]), []
+    for sample in samples:
+        prompt = question(template, sample, card["domain"])
+        reply = client.completions.with_raw_response.create(
+            model="tuned", prompt=prompt, max_tokens=1, temperature=0, logprobs=N_VOCAB
+        )
+        (token,) = json.loads(reply.text)["choices"][0]["logprobs"]["content"]
+        by_id = {top["id"]: top["logprob"] for top in token["top_logprobs"]}
+        scores.append(by_id[card["yes_id"]] - by_id[card["no_id"]])
+    return scores
+
+
+@pytest.mark.parametrize(
+    ("kind", "tolerance", "least"), [("float32", 1e-4, 0.99), ("q8_0", 0.02, 0.9)]
+)
+def test_llama_cpp_ranks_as_the_run_does(
+    planted_run, samples, expected, tmp_path, kind, tolerance, least
+):
+    out = tmp_path / "out"
+    export_run(planted_run.path, "gguf", out, kind=kind, say=silent)
+    (file,) = out.glob("*.gguf")
+    with llama_server(file) as address:
+        found = served(address, read_card(out), samples)
+    np.testing.assert_allclose(found, expected, atol=tolerance)
+    assert spearmanr(found, expected).statistic >= least
+
+
+def test_the_model_card_says_what_an_export_is(planted_run, tmp_path):
+    export_run(planted_run.path, "peft", tmp_path / "out", seed=1, say=silent)
+    text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    for words in (
+        "| shots | 12 |",
+        "| seeds of the run | 0, 1 |",
+        "| seed of this export | 1 |",
+        'Movies that a user watched, and whether the user liked each one.\n"Title A": Yes',
+        "It was not measured",
+        "## Limits",
+        "## Licences",
+    ):
+        assert words in text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"to": "onnx"}, "--to must be one of merged, gguf, peft"),
+        ({"to": "gguf", "kind": "q2"}, "--type is of --to gguf, one of float32"),
+        ({"to": "merged", "kind": "q8_0"}, "--type is of --to gguf"),
+        ({"to": "peft", "seed": 7}, "has the seeds 0, 1; got 7"),
+    ],
+)
+def test_what_cannot_be_exported_is_said_at_once(planted_run, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        export_run(planted_run.path, out=tmp_path / "out", say=silent, **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_export_is_not_overwritten(planted_run, tmp_path):
+    with pytest.raises(ValueError, match="exists already"):
+        export_run(planted_run.path, "peft", tmp_path, say=silent)
+
+
+def test_a_run_without_an_adapter_has_nothing_to_export(planted_run, tmp_path):
+    recipe = planted_run.recipe.model_copy(update={"stages": ()})
+    untuned = create_run(tmp_path / "untuned", recipe)
+    with pytest.raises(ValueError, match="has no adapter: its recipe measures the backbone"):
+        export_run(untuned.path, "peft", tmp_path / "out", say=silent)
+
+
+@pytest.mark.slow
+def test_what_was_read_from_a_gguf_file_goes_back_into_one(planted_run, samples, tmp_path):
+    settings = ("seeds=[0]", "shots.count=4", "shots.orders=1", "stages.0.epochs=1")
+    recipe = load_recipe("demo", (*settings, "backbone.dtype=bfloat16"))
+    data = planted_run.path.parent / "data"
+    run = tune_recipe(recipe, tmp_path / "run", data=data, say=silent)
+    out, few = tmp_path / "out", samples[::3]
+    export_run(run.path, "gguf", out, say=silent)
+    scores = Recommender.load(run.path, say=silent).scorer(few)
+    with llama_server(out / "run.gguf") as address:
+        found = served(address, read_card(out), few)
+    assert spearmanr(found, scores).statistic >= 0.95  # bfloat16 moves log-odds by up to 0.1
