@@ -1,7 +1,7 @@
 """Pictures of an evaluation. Nothing here touches pyplot, so nothing is global or needs a display.
 
-Colours are Okabe & Ito's, told apart by colour-blind readers. What only counts is drawn in greys
-and dashes, so that models stand out in black and white too.
+Colours are Okabe & Ito's, told apart by colour-blind readers. Other recommenders are thin lines,
+and what only counts is drawn in greys and dashes: models stand out in black and white too.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,10 +15,11 @@ from matplotlib.ticker import NullLocator, PercentFormatter
 from sklearn.metrics import roc_curve
 
 from tallrec.evaluate.metrics import CALIBRATION_BINS, METRICS, calibration_bin, sigmoid
-from tallrec.evaluate.schema import COUNTING, Evaluation, Result, SystemResult
+from tallrec.evaluate.schema import COUNTING, MODEL, Evaluation, Result, SystemResult
 from tallrec.types import BoolArray, FloatArray
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+_OTHER_COLOURS = ("#332288", "#44AA99", "#999933", "#882255", "#88CCEE", "#AA4499")  # Tol's muted
 _COUNTING_STYLES: tuple[dict[str, Any], ...] = (
     {"color": "#222222", "ls": (0, (1, 1))},
     {"color": "#8a8a8a", "ls": (0, (4, 1.5))},
@@ -207,13 +208,15 @@ def _draw_published(axes: Axes, published: Mapping[str, Mapping[int, float]]) ->
 
 
 def _styles(kinds: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """A line style for each system; models above what counts."""
-    colours, counting = cycle(_COLOURS), cycle(_COUNTING_STYLES)
+    """A line style for each system; models above what else there is, and that above counting."""
+    colours, others, counting = cycle(_COLOURS), cycle(_OTHER_COLOURS), cycle(_COUNTING_STYLES)
     for kind in kinds:
         if kind == COUNTING:
             yield {**next(counting), "lw": 1.5, "zorder": 2}
+        elif kind == MODEL:
+            yield {"color": next(colours), "ls": "-", "lw": 2.2, "zorder": 4}
         else:
-            yield {"color": next(colours), "ls": "-", "lw": 2.2, "zorder": 3}
+            yield {"color": next(others), "ls": "-", "lw": 1.1, "zorder": 3}
 
 
 def _dress(axes: Axes, title: str = "") -> None:
