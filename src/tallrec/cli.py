@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from tallrec.cli_assets import assets_app
+from tallrec.cli_feedback import feedback_app
 from tallrec.cli_in_context import in_context
 from tallrec.cli_options import numbers, resumable
 from tallrec.cli_prepare import prepare
@@ -35,6 +36,7 @@ app.add_typer(reproduce_app, name="reproduce")
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(runs_app, name="runs")
 app.add_typer(assets_app, name="assets")
+app.add_typer(feedback_app, name="feedback")
 
 OutOption = Annotated[Path, typer.Option(help="The run directory.")]
 TuningDataOption = Annotated[
