@@ -26,6 +26,23 @@ def backbone(tiny_folder):
 
 
 @pytest.fixture(scope="session")
+def planted_run(tmp_path_factory, tiny_folder):
+    """A tuned run of two seeds on planted taste, histories in blocks of 4; leave it as it is."""
+    from tallrec.data.prepared import PreparedInfo, write_prepared
+    from tallrec.recipe_files import load_recipe
+    from tallrec.steps.tune import tune_recipe
+    from tests.planted import planted_splits
+
+    folder = tmp_path_factory.mktemp("planted")
+    info = PreparedInfo("planted", "movie", "users", 8, 8, 3.0, 0)
+    write_prepared(folder / "data", planted_splits(users=24), info)
+    settings = ("backbone.dtype=float32", "shots.count=12", "seeds=[0, 1]", "stages.0.epochs=2")
+    settings += (f"backbone.source={tiny_folder}", "evaluation.block=4")
+    recipe = load_recipe("demo", settings)
+    return tune_recipe(recipe, folder / "run", data=folder / "data", say=lambda _line: None)
+
+
+@pytest.fixture(scope="session")
 def smollm2(tmp_path_factory):
     """SmolLM2-135M converted from its GGUF file, in bfloat16; leave it as it is."""
     from tallrec.assets import fetch

@@ -96,6 +96,8 @@ def test_prepare_reads_the_book_crossing_dump_and_says_what_it_leaves_out(tmp_pa
         ),
         (("evaluate", "."), "not a run directory"),
         (("recommend", "nowhere", "--user", "1"), "nowhere is not a run directory"),
+        (("recommend", "run"), "give either --user, or titles with --likes and --dislikes"),
+        (("score", "run", "--table", "a", "--part", "test", "--out", "x"), "either --table or"),
         (("compare", "."), "has no report yet"),
         (("assets", "fetch", "gpt-5"), "gpt-5"),
         (("tune",), "Missing argument"),

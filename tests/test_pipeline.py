@@ -15,7 +15,8 @@ from tallrec.run import open_run
 from tallrec.steps import evaluate
 from tallrec.steps.demo import run_demo
 from tallrec.steps.evaluate import compare_runs, evaluate_run
-from tallrec.steps.score import recommend_run, score_run
+from tallrec.steps.recommender import recommend_run
+from tallrec.steps.score import score_run
 from tallrec.steps.tune import tune_recipe
 from tests.planted import planted_splits
 from tests.tiny import save_tiny_model

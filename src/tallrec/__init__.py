@@ -19,7 +19,8 @@ _HOME = {
     "open_run": "tallrec.run",
     "tune_recipe": "tallrec.steps.tune",
     "evaluate_run": "tallrec.steps.evaluate",
-    "recommend_run": "tallrec.steps.score",
+    "Recommender": "tallrec.steps.recommender",
+    "recommend_run": "tallrec.steps.recommender",
 }
 
 __all__ = list(_HOME)

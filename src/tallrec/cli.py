@@ -17,6 +17,7 @@ from tallrec.cli_in_context import in_context
 from tallrec.cli_options import numbers, resumable
 from tallrec.cli_prepare import prepare
 from tallrec.cli_recipe import RecipeArgument, SettingsOption, recipe_app
+from tallrec.cli_recommend import DataOption, recommend, score
 from tallrec.cli_reproduce import reproduce_app
 from tallrec.cli_runs import RunArgument, runs_app, runs_compare
 from tallrec.console import say, show, show_markdown
@@ -41,9 +42,6 @@ app.add_typer(feedback_app, name="feedback")
 OutOption = Annotated[Path, typer.Option(help="The run directory.")]
 TuningDataOption = Annotated[
     Path | None, typer.Option("--data", help="A prepared folder instead of the recipe's data.")
-]
-DataOption = Annotated[
-    Path | None, typer.Option("--data", help="A prepared folder instead of the run's own.")
 ]
 PartOption = Annotated[str, typer.Option(help="Which part: train, valid or test.")]
 
@@ -164,32 +162,8 @@ def evaluate(
     say(f"Report: {(out or run) / 'report.md'}")
 
 
-@app.command()
-def score(
-    run: RunArgument,
-    out: Annotated[Path, typer.Option(help="The Parquet file to write.")],
-    data: DataOption = None,
-    part: PartOption = "test",
-) -> None:
-    """Write the log-odds of a like for every sample of a part."""
-    from tallrec.steps.score import score_run
-
-    table = score_run(run, out, data=data, part=part, say=say)
-    say(f"{table.height:,} scores written to {out}")
-
-
-@app.command()
-def recommend(
-    run: RunArgument,
-    user: Annotated[str, typer.Option(help="A user id of the data set.")],
-    k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
-    data: DataOption = None,
-) -> None:
-    """Rank the items that a user has not met yet."""
-    from tallrec.recommend import recommendations_table
-    from tallrec.steps.score import recommend_run
-
-    show(recommendations_table(recommend_run(run, user, k=k, data=data, say=say), user))
+app.command()(score)
+app.command()(recommend)
 
 
 def main() -> None:

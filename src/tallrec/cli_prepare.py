@@ -108,8 +108,8 @@ def prepare(
     )
     audit = prepare_step(
         _feedback(from_feedback)
-        if dataset is None
-        else load_dataset(dataset, source=source, say=say, **table),
+        if from_feedback is not None
+        else load_dataset(str(dataset), source=source, say=say, **table),
         out,
         split=split,
         history=history,

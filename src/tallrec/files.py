@@ -13,17 +13,26 @@ from filelock import FileLock, Timeout
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file under a temporary name beside it and renames it into place.
+    """Writes a file that appears whole or not at all; see `whole_file`.
 
     Args:
         path: The file; its directory must exist. An earlier file of that name is replaced.
         content: All of its bytes.
     """
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yields a temporary name beside `path`; the file written there takes its place at the end.
+
+    An earlier file of that name is replaced; after an error nothing is left of the new one.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
+        yield temporary
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:

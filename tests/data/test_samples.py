@@ -16,7 +16,6 @@ from tallrec.data.samples import (
     in_blocks,
     positions_in_group,
     random_targets,
-    samples_for_user,
 )
 from tests.data.interactions import dataset, diary
 from tests.planted import planted_splits
@@ -109,8 +108,6 @@ def test_histories_begin_where_a_block_of_their_user_begins(block, starts):
     samples = in_blocks(build_samples(both, history=2, min_history=0), block)
     own = samples.spans[4:] - 4
     assert own.tolist() == [[start, stop] for stop, start in enumerate(starts)]
-    asked = in_blocks(samples_for_user(samples, "u", np.array([0]), history=2), block)
-    assert (asked.spans - 4).tolist() == [[5 // block * block, 7]]
 
 
 def test_a_block_of_no_events():
@@ -151,25 +148,6 @@ def test_samples_are_what_plain_python_says(events, history):
     if expected:
         samples = build_samples(dataset(*events), history=history, min_history=1)
         assert summary(samples) == expected
-
-
-class TestForUser:
-    samples = build_samples(dataset(*diary("u", 5), *diary("v", 4)), history=2)
-
-    def test_the_latest_history_for_every_item(self):
-        asked = samples_for_user(self.samples, "u", np.array([4, 0]), history=3)
-        assert summary(asked) == [
-            ("u", [("i2", False), ("i3", True), ("i4", False)], target, None)
-            for target in ("i4", "i0")
-        ]
-
-    def test_a_user_with_less_history_shows_what_there_is(self):
-        (asked,) = samples_for_user(self.samples, "v", np.array([4]))
-        assert [item.id for item, _ in asked.history] == ["i0", "i1", "i2", "i3"]
-
-    def test_an_unknown_user_sees_what_users_look_like(self):
-        with pytest.raises(ValueError, match=r"user 'w' has no interactions here.* 'u', 'v'"):
-            samples_for_user(self.samples, "w", np.array([0]))
 
 
 PLANTED = planted_splits().train

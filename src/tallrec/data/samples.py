@@ -174,44 +174,6 @@ def positions_in_group(groups: pl.Series) -> IntArray:
     return np.arange(len(codes)) - np.repeat(starts, lengths)
 
 
-def samples_for_user(samples: Samples, user: str, items: IntArray, *, history: int = 10) -> Samples:
-    """One sample for each of `items`, all with the latest history of `user`.
-
-    Args:
-        samples: Any samples of the data set; only their events and catalogue are used.
-        user: The user's id.
-        items: Item codes (rows of the catalogue) to ask about, shape [n].
-        history: The longest history to show, in events.
-
-    Returns:
-        `len(items)` samples without labels.
-
-    Raises:
-        ValueError: If the user has no events.
-    """
-    own = np.flatnonzero((samples.events["user"].cast(pl.String) == user).to_numpy())
-    if not len(own):
-        known = samples.events["user"].cast(pl.String).unique(maintain_order=True)
-        raise ValueError(
-            f"user {user!r} has no interactions here; users look like "
-            f"{', '.join(map(repr, known[:3]))}"
-        )
-    stop = int(own[-1]) + 1
-    start = stop - min(len(own), history)
-    targets = samples.catalog["item"][items]
-    rows = pl.DataFrame(
-        {
-            "user": pl.Series([user] * len(items), dtype=samples.events["user"].dtype),
-            "start": np.full(len(items), start),
-            "stop": np.full(len(items), stop),
-            "target": targets.cast(samples.events["item"].dtype),
-            "liked": pl.Series([None] * len(items), dtype=pl.Boolean),
-            "timestamp": pl.Series([None] * len(items), dtype=pl.Int64),
-        }
-    )
-    return Samples(samples.catalog, samples.events, rows)
-
-
 def draw_shots(samples: Samples, k: int, *, seed: int, stratify: str = "none") -> Samples:
     """Draws `k` samples without replacement (few-shot setting, TALLRec section 3.1).
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -37,7 +37,10 @@ from tallrec.types import Dataset, Item
 if TYPE_CHECKING:
     from sqlalchemy import URL
 
-_INSERT = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+_INSERT: dict[str, Callable[[Table], sqlite.Insert | postgresql.Insert]] = {
+    "sqlite": sqlite.insert,
+    "postgresql": postgresql.insert,
+}
 _MIGRATION_LOCK = 0x7A11  # any number; servers that start together migrate one after the other
 _WAIT_S = 30  # for another process that writes to the same SQLite file
 _ROWS = 1000  # of one INSERT

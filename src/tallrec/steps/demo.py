@@ -12,8 +12,8 @@ from tallrec.recipe import Recipe
 from tallrec.recommend import recommendations_table
 from tallrec.run import open_run
 from tallrec.steps.data import Say
+from tallrec.steps.recommender import recommend_run
 from tallrec.steps.runs import run_recipe
-from tallrec.steps.score import recommend_run
 from tallrec.steps.tune import load
 
 
@@ -35,5 +35,5 @@ def run_demo(
     test = read_prepared(Path(open_run(out).info["data"]["folder"])).splits.test
     user = test[0].user
     best = recommend_run(out, user, k=k, backbone=backbone, say=say)
-    show(recommendations_table(best, user))
+    show(recommendations_table(best, f"user {user}"))
     say(f"Report: {out / 'report.md'} ({time.monotonic() - started:.0f} s in all)")

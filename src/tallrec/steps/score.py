@@ -1,8 +1,7 @@
-"""Scores by the adapters of a run: of a part of a prepared folder, or of the items for a user."""
+"""Scores of a part of a prepared folder by the adapters of a run."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from peft import PeftModel
 
 from tallrec.data.prepared import Prepared, read_prepared
 from tallrec.data.samples import in_blocks
-from tallrec.files import write_atomically
+from tallrec.files import whole_file
 from tallrec.llm.adapter import load_adapter
 from tallrec.llm.backbone import Backbone
 from tallrec.llm.scoring import LlmScorer
 from tallrec.progress import shown
-from tallrec.recommend import recommend
 from tallrec.run import RunDir, open_run
 from tallrec.steps.data import Say
 from tallrec.steps.stages import scorer_of
@@ -44,41 +43,8 @@ def score_run(
     samples = questions_of(run, prepared, part)
     scores = dict(_scores(run, samples, run.recipe.seeds, domain=prepared.info.domain, say=say))
     table = score_table(samples, np.mean(list(scores.values()), axis=0))
-    _write(out, table)
+    write_table(out, table)
     return table
-
-
-def recommend_run(
-    path: Path,
-    user: str,
-    *,
-    k: int = 10,
-    data: Path | None = None,
-    backbone: Backbone | None = None,
-    say: Say = print,
-) -> pl.DataFrame:
-    """The best items for a user by a run's first seed; see `recommend`.
-
-    The user is one of the run's own data or, where `data` is given, of that prepared folder.
-
-    Raises:
-        ValueError: If the run is unfinished or the user unknown.
-    """
-    run = finished_run(path)
-    prepared = read_prepared(data or Path(run.info["data"]["folder"]))
-    backbone = backbone or load(run.recipe, say=say)
-    with (
-        _scorer(run, backbone, run.recipe.seeds[0], prepared.info.domain) as scorer,
-        shown("Ranking") as on_progress,
-    ):
-        return recommend(
-            replace(scorer, on_progress=on_progress),
-            prepared.splits.train,
-            user,
-            k=k,
-            history=prepared.info.history,
-            block=run.recipe.evaluation.block,
-        )
 
 
 def score_seeds(
@@ -99,7 +65,7 @@ def score_seeds(
     for seed, scores in _scores(run, samples, missing, domain=domain, backbone=backbone, say=say):
         path = _scores_file(out, seed)
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path, score_table(samples, scores))
+        write_table(path, score_table(samples, scores))
     return read_scores(run, out)
 
 
@@ -132,7 +98,7 @@ def kept(path: Path, samples: Samples, compute: Callable[[], FloatArray]) -> Flo
     """The scores in a file, shape [n]; computed and written if it has none for these samples."""
     if not _holds(path, samples):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path, score_table(samples, compute()))
+        write_table(path, score_table(samples, compute()))
     return pl.read_parquet(path)["log_odds"].to_numpy()
 
 
@@ -196,21 +162,25 @@ def _scores(
         return
     backbone = backbone or load(run.recipe, say=say)
     for seed in seeds:
-        with _scorer(run, backbone, seed, domain) as scorer:
+        with unloaded_after(seed_scorer(run, backbone, seed, domain)) as scorer:
             yield seed, _shown(scorer, samples, f"Scoring, seed {seed}")
 
 
-@contextmanager
-def _scorer(run: RunDir, backbone: Backbone, seed: int, domain: str) -> Iterator[LlmScorer]:
+def seed_scorer(run: RunDir, backbone: Backbone, seed: int, domain: str) -> LlmScorer:
+    """The scorer of one seed; its adapter stays on the backbone until it is unloaded."""
     adapter = run.adapter(seed)
-    if adapter is None:
-        yield scorer_of(run.recipe, backbone, backbone.model, domain)
-        return
-    model = load_adapter(backbone, adapter)
+    model = backbone.model if adapter is None else load_adapter(backbone, adapter)
+    return scorer_of(run.recipe, backbone, model, domain)
+
+
+@contextmanager
+def unloaded_after(scorer: LlmScorer) -> Iterator[LlmScorer]:
+    """Takes the adapter of a scorer off its backbone when the block ends."""
     try:
-        yield scorer_of(run.recipe, backbone, model, domain)
+        yield scorer
     finally:
-        model.unload()
+        if isinstance(scorer.model, PeftModel):
+            scorer.model.unload()
 
 
 def _scores_file(out: Path, seed: int) -> Path:
@@ -227,7 +197,7 @@ def _shown(scorer: LlmScorer, samples: Samples, description: str) -> FloatArray:
         return replace(scorer, on_progress=on_progress)(samples)
 
 
-def _write(path: Path, table: pl.DataFrame) -> None:
-    content = io.BytesIO()
-    table.write_parquet(content)
-    write_atomically(path, content.getvalue())
+def write_table(path: Path, table: pl.DataFrame) -> None:
+    """Writes a Parquet file; it appears whole or not at all."""
+    with whole_file(path) as temporary:
+        table.write_parquet(temporary)

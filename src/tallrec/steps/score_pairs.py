@@ -1,0 +1,201 @@
+"""Scores of any table of users and items: chunk by chunk, resumable, in bounded memory."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import polars as pl
+
+from tallrec.data.histories import samples_of_pairs, samples_of_table, unknown_user
+from tallrec.data.prepared import Prepared, read_prepared
+from tallrec.data.samples import in_blocks
+from tallrec.files import locked_folder, sha256, whole_file, write_atomically
+from tallrec.progress import shown
+from tallrec.run import RunDir
+from tallrec.steps.data import Say
+from tallrec.steps.score import finished_run, seed_scorer, unloaded_after, write_table
+from tallrec.steps.tune import load
+from tallrec.types import Samples
+
+_ROWS = 4096  # of a chunk; what rows of a chunk begin with alike is computed once
+_EVENT = pl.Schema({"item": pl.String, "liked": pl.Boolean})
+_NEW = ("log_odds", "probability")
+
+
+def score_pairs(
+    path: Path,
+    table: Path,
+    out: Path,
+    *,
+    data: Path | None = None,
+    rows: int = _ROWS,
+    say: Say = print,
+) -> int:
+    """Scores every row of a Parquet table with a run: the mean log-odds of the run's seeds.
+
+    What is computed is kept in a hidden folder beside `out` until all is there; the same call goes
+    on from it. Rows of one user cost least where they stand together.
+
+    Args:
+        path: The run.
+        table: A Parquet file with `item` and, either, `user` (of the prepared data; the history is
+            what that user met before the item) or `history`, a list of structs of `item` and
+            `liked`, oldest first. Other columns are kept.
+        out: The Parquet file to write: the table with `log_odds` and `probability` of a like.
+        data: A prepared folder instead of the run's own.
+        rows: How many rows are held at once.
+        say: Shows a line to the user.
+
+    Returns:
+        How many rows there are.
+
+    Raises:
+        ValueError: If the run is unfinished, the table is not right, or another process is at it.
+    """
+    run = finished_run(path)
+    prepared = read_prepared(data or Path(run.info["data"]["folder"]))
+    lazy, total = _read(table, prepared)
+    parts = out.with_name(f".{out.name}.parts")
+    parts.mkdir(parents=True, exist_ok=True)
+    with locked_folder(parts):
+        _begin(parts, _identity(run, prepared, table, rows))
+        _score_missing(run, prepared, lazy, parts, total, rows, say)
+        _assemble(table, parts, run, out)
+    shutil.rmtree(parts)
+    return total
+
+
+def _read(table: Path, prepared: Prepared) -> tuple[pl.LazyFrame, int]:
+    """The table, with ids as text, and its number of rows; each item and user is known."""
+    try:
+        lazy = pl.scan_parquet(table)
+        schema = lazy.collect_schema()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise ValueError(f"{table} is not a Parquet file that can be read: {error}") from None
+    if "item" not in schema or not {"user", "history"} & set(schema):
+        raise ValueError(
+            f"{table} needs a column item and one of user and history; it has {', '.join(schema)}"
+        )
+    if taken := set(_NEW) & set(schema):
+        raise ValueError(f"{table} has a column {min(taken)} already: rename it")
+    ids = ["item"] if "history" in schema else ["user", "item"]
+    for name in ids:
+        if not (schema[name].is_integer() or schema[name] == pl.String):
+            raise ValueError(f"{table}: {name} must be text or whole numbers, not {schema[name]}")
+    if "history" in schema and not _is_history(schema["history"]):
+        raise ValueError(
+            f"{table}: history must be a list of structs of item (text) and liked (true or false), "
+            f"not {schema['history']}"
+        )
+    lazy = lazy.with_columns(pl.col(ids).cast(pl.String))
+    total = int(lazy.select(pl.len()).collect().item())
+    if not total:
+        raise ValueError(f"{table} has no rows")
+    for name in ids:
+        _check(table, lazy, name, prepared.splits.train)
+    return lazy, total
+
+
+def _is_history(dtype: pl.DataType) -> bool:
+    inner = dtype.inner if isinstance(dtype, pl.List) else None
+    return isinstance(inner, pl.Struct) and inner.to_schema() == _EVENT
+
+
+def _check(table: Path, lazy: pl.LazyFrame, column: str, samples: Samples) -> None:
+    """Finds the first row whose user or item is not in the data, before hours are spent."""
+    known = samples.catalog["item"] if column == "item" else samples.events["user"].unique()
+    unknown = pl.col(column).is_in(known.cast(pl.String).implode(), nulls_equal=True).not_()
+    found = lazy.select(column).with_row_index("row").filter(unknown).head(1)
+    row = found.collect(engine="streaming")
+    if row.is_empty():
+        return
+    number, value = row.row(0)
+    if column == "user" and value is not None:
+        raise ValueError(f"{table}, row {number}: {unknown_user(samples, value)}")
+    raise ValueError(f"{table}, row {number}: there is no {column} {value!r} in the data")
+
+
+def _identity(run: RunDir, prepared: Prepared, table: Path, rows: int) -> bytes:
+    """What scores depend on: kept scores of anything else are not used."""
+    adapters = (run.adapter(seed) for seed in run.recipe.seeds)
+    facts = {
+        "table": sha256(table),
+        "recipe": sha256(run.path / "recipe.toml"),
+        "adapters": [a and sha256(a / "adapter_model.safetensors") for a in adapters],
+        "data": prepared.hashes,
+        "rows": rows,
+    }
+    return json.dumps(facts, indent=2).encode()
+
+
+def _begin(parts: Path, identity: bytes) -> None:
+    """Removes the parts of other scores."""
+    file = parts / "of.json"
+    if not file.is_file() or file.read_bytes() != identity:
+        for part in parts.glob("seed-*"):
+            part.unlink()
+        write_atomically(file, identity)
+
+
+def _score_missing(
+    run: RunDir,
+    prepared: Prepared,
+    table: pl.LazyFrame,
+    parts: Path,
+    total: int,
+    rows: int,
+    say: Say,
+) -> None:
+    """Writes the parts that are not there yet, seed by seed."""
+    missing = {
+        seed: [start for start in range(0, total, rows) if not _part(parts, seed, start).exists()]
+        for seed in run.recipe.seeds
+    }
+    if not any(missing.values()):
+        return
+    backbone = load(run.recipe, say=say)
+    for seed, starts in missing.items():
+        scorer = seed_scorer(run, backbone, seed, prepared.info.domain)
+        with unloaded_after(scorer), shown(f"Scoring, seed {seed}") as on_progress:
+            for start in starts:
+                on_progress(start, total, "")
+                chunk = table.slice(start, rows).collect(engine="streaming")
+                try:
+                    scores = scorer(
+                        in_blocks(_questions(prepared, chunk), run.recipe.evaluation.block)
+                    )
+                except ValueError as error:
+                    raise ValueError(
+                        f"rows {start} to {start + chunk.height - 1}: {error}"
+                    ) from None
+                write_table(_part(parts, seed, start), pl.DataFrame({_column(seed): scores}))
+            on_progress(total, total, "")
+
+
+def _part(parts: Path, seed: int, start: int) -> Path:
+    return parts / f"seed-{seed}-{start:012}.parquet"
+
+
+def _column(seed: int) -> str:
+    return f"tallrec log-odds, seed {seed}"  # no column of a table is called so
+
+
+def _questions(prepared: Prepared, chunk: pl.DataFrame) -> Samples:
+    longest, samples = prepared.info.history, prepared.splits.train
+    if "history" in chunk.columns:
+        return samples_of_table(samples.catalog, chunk, longest=longest)
+    return samples_of_pairs(samples, chunk.select("user", "item"), longest=longest)
+
+
+def _assemble(table: Path, parts: Path, run: RunDir, out: Path) -> None:
+    """Streams the table and its scores beside each other into one file."""
+    seeds = [_column(seed) for seed in run.recipe.seeds]
+    scores = [pl.scan_parquet(parts / f"seed-{seed}-*.parquet") for seed in run.recipe.seeds]
+    beside = pl.concat([pl.scan_parquet(table), *scores], how="horizontal")
+    log_odds = pl.mean_horizontal(seeds)
+    with whole_file(out) as temporary:
+        beside.with_columns(log_odds=log_odds, probability=1 / (1 + (-log_odds).exp())).drop(
+            seeds
+        ).sink_parquet(temporary)
