@@ -20,6 +20,7 @@ from tallrec.cli_recipe import RecipeArgument, SettingsOption, recipe_app
 from tallrec.cli_recommend import DataOption, recommend, score
 from tallrec.cli_reproduce import reproduce_app
 from tallrec.cli_runs import RunArgument, runs_app, runs_compare
+from tallrec.cli_serve import serve
 from tallrec.console import say, show, show_markdown
 
 app = typer.Typer(
@@ -33,6 +34,7 @@ app = typer.Typer(
 app.command()(prepare)
 app.command("in-context")(in_context)
 app.command("compare")(runs_compare)
+app.command()(serve)
 app.add_typer(reproduce_app, name="reproduce")
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(runs_app, name="runs")
