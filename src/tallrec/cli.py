@@ -13,6 +13,7 @@ import typer
 
 from tallrec.cli_assets import assets_app
 from tallrec.cli_export import export
+from tallrec.cli_feedback import feedback_app
 from tallrec.cli_in_context import in_context
 from tallrec.cli_options import numbers, resumable
 from tallrec.cli_prepare import prepare
@@ -20,6 +21,7 @@ from tallrec.cli_recipe import RecipeArgument, SettingsOption, recipe_app
 from tallrec.cli_recommend import DataOption, recommend, score
 from tallrec.cli_reproduce import reproduce_app
 from tallrec.cli_runs import RunArgument, runs_app, runs_compare
+from tallrec.cli_serve import serve
 from tallrec.console import say, show, show_markdown
 
 app = typer.Typer(
@@ -33,10 +35,12 @@ app = typer.Typer(
 app.command()(prepare)
 app.command("in-context")(in_context)
 app.command("compare")(runs_compare)
+app.command()(serve)
 app.add_typer(reproduce_app, name="reproduce")
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(runs_app, name="runs")
 app.add_typer(assets_app, name="assets")
+app.add_typer(feedback_app, name="feedback")
 
 OutOption = Annotated[Path, typer.Option(help="The run directory.")]
 TuningDataOption = Annotated[

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tallrec.console import say, show_markdown
 
+if TYPE_CHECKING:
+    from tallrec.types import Dataset
+
 
 def prepare(
+    out: Annotated[Path, typer.Option(help="The folder to write; must not exist.")],
     dataset: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="DATASET", help="movielens-100k, movielens-1m, book-crossing or a table file."
         ),
-    ],
-    out: Annotated[Path, typer.Option(help="The folder to write; must not exist.")],
+    ] = None,
+    from_feedback: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="Instead of DATASET, the database of feedback of 'tallrec serve'."
+        ),
+    ] = None,
     split: Annotated[str, typer.Option(help="users, time or paper.")] = "users",
     source: Annotated[
         Path | None, typer.Option(help="Folder or zip of a named data set's original files.")
@@ -72,6 +81,8 @@ def prepare(
     from tallrec.steps.data import load_dataset
     from tallrec.steps.data import prepare as prepare_step
 
+    if (dataset is None) == (from_feedback is None):
+        raise ValueError("give either DATASET or --from-feedback")
     names = {
         "user": user,
         "item": item,
@@ -96,7 +107,9 @@ def prepare(
         }
     )
     audit = prepare_step(
-        load_dataset(dataset, source=source, say=say, **table),
+        _feedback(from_feedback)
+        if from_feedback is not None
+        else load_dataset(str(dataset), source=source, say=say, **table),
         out,
         split=split,
         history=history,
@@ -108,3 +121,12 @@ def prepare(
     )
     show_markdown(audit_markdown(audit))
     say(f"Written to {out}")
+
+
+def _feedback(url: str) -> Dataset:
+    from tallrec.serve import check_installed
+
+    check_installed()
+    from tallrec.serve.feedback import FeedbackStore
+
+    return FeedbackStore(url).dataset()
