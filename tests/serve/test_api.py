@@ -212,9 +212,11 @@ def test_pages_of_other_origins_may_ask_only_if_named(serving, model):
 def test_items_are_found_by_title(serving, model):
     with serving(model) as client:
         found = client.get("/v1/items?q=sea+17&limit=3").json["items"]
+        nothing = client.get("/v1/items?q=%20?!").json["items"]
         best_known = client.get("/v1/items?limit=3").json["items"]
     assert found[0] == {"item": "i17", "title": "Sea 17", "creator": None}
-    assert (len(found), len(best_known)) == (3, 3)
+    assert {item["title"].split()[0] for item in found} == {"Sea"}
+    assert (nothing, len(best_known)) == ([], 3)
 
 
 def test_the_card_says_what_was_measured(serving, model, runs):

@@ -21,6 +21,7 @@ from tallrec.serve.schemas import (
 from tallrec.serve.service import Service, with_scores
 from tallrec.types import Item
 
+_NEAR = 0.6  # of the nearest title's similarity; what is less near is noise
 score_routes = APIRouter(prefix="/v1", tags=["scores"])
 
 
@@ -95,12 +96,11 @@ def items(
 ) -> Items:
     """Items whose titles are nearest to `q`; without it the best known."""
     model = service.model
-    found = (
-        [match.item for match in model.recommender.find(q, limit)]
-        if q.strip()
-        else model.by_popularity[:limit]
-    )
-    return Items(items=[_found(item) for item in found])
+    if not q.strip():
+        return Items(items=[_found(item) for item in model.by_popularity[:limit]])
+    matches = model.recommender.find(q, limit)
+    near = [m for m in matches if m.similarity >= _NEAR * matches[0].similarity]
+    return Items(items=[_found(match.item) for match in near])
 
 
 @score_routes.get("/model")
