@@ -104,8 +104,10 @@ def test_the_main_path_by_keyboard_alone(serving, model, open_page):
         assert pressed == ["Liked", "Disliked"]
         titles = ranked(page)
         assert not {first, second.removesuffix(" by Ada")} & set(titles)
-        bars = page.locator("#ranked meter").evaluate_all("bars => bars.map(bar => bar.value)")
+        shown = "bars => bars.map(b => [+b.ariaValueNow, b.firstChild.offsetWidth / b.offsetWidth])"
+        bars = page.locator("#ranked [role=meter]").evaluate_all(shown)
         assert bars == sorted(bars, reverse=True)
+        assert all(width == pytest.approx(value, abs=0.01) for value, width in bars)
 
         page.get_by_role("button", name="Why?").first.focus()
         page.keyboard.press("Enter")

@@ -83,9 +83,11 @@ function ranked(found) {
   const percent = `${Math.round(100 * found.probability)} %`;
   const title = element("span", "title", found.title);
   if (found.creator) title.append(element("span", "by", ` by ${found.creator}`));
-  const bar = element("meter", "", "");
-  Object.assign(bar, { min: 0, max: 1, value: found.probability });
-  bar.ariaLabel = `Probability of a like: ${percent}`;
+  const filled = element("div", "", "");
+  filled.style.width = `${100 * found.probability}%`;
+  const bar = element("div", "bar", [filled]);
+  Object.assign(bar, { role: "meter", ariaValueMin: 0, ariaValueMax: 1 });
+  Object.assign(bar, { ariaValueNow: found.probability, ariaLabel: `Probability of a like: ${percent}` });
   const why = element("ul", "why", "");
   why.hidden = true;
   const right = choice("Like it", false, "", () => tell(found, true, right, wrong));
