@@ -5,7 +5,9 @@ from dataclasses import replace
 
 import polars as pl
 import pytest
+from typer.testing import CliRunner
 
+from tallrec.cli import app
 from tallrec.data.prepared import write_prepared
 from tallrec.run import find_runs
 from tallrec.steps.cross_domain import cross_domain
@@ -133,6 +135,31 @@ def test_a_local_model_is_asked_in_every_domain_and_template(world, tiny_folder)
         assert f", {template}, zero-shot |" in page
         assert (folder / "out" / "icl" / "book" / f"model-{template}" / "report.md").is_file()
     assert page.count("- movies: 20 test samples") == page.count("- books: 20 test samples") == 1
+
+
+def test_commands_find_the_same_runs(world, tiny_folder):
+    folder, _, pages = world
+    given = ["--data", folder / "movies", "--data", folder / "books", "--backbone", tiny_folder]
+    given += ["--recipes", "two-stages", "--instructions", folder / "general.json"]
+    given += ["--shots", "4", "--seeds", "0,1", "--out", folder / "out"]
+    for setting in ("backbone.dtype=float32", "shots.orders=1", "evaluation.resamples=200"):
+        given += ["--set", setting]
+    given += ["--set", "stages.0.count=4"]
+    for name, page in pages.items():
+        result = CliRunner().invoke(app, ["reproduce", name, *map(str, given)])
+        assert result.exit_code == 0, result.output
+        assert result.stdout.split() == page.split()
+        assert "Tuning on" not in result.stderr
+
+
+def test_a_command_asks_a_local_model(world, tiny_folder):
+    folder, _, _ = world
+    given = ["--data", folder / "movies", "--backbone", tiny_folder, "--out", folder / "asked"]
+    given += ["--shots", "0", "--templates", "timeline", "--rows", "20"]
+    result = CliRunner().invoke(app, ["reproduce", "icl", *map(str, given)])
+    assert result.exit_code == 0, result.output
+    page = (folder / "asked" / "icl" / "report.md").read_text(encoding="utf-8")
+    assert result.stdout.split() == page.split()
 
 
 def test_what_cannot_be_reproduced_is_said(world, tmp_path, tiny_folder):

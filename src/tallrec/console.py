@@ -23,4 +23,7 @@ def show_markdown(text: str) -> None:
     """Prints a page: laid out on a terminal, as it is into a file or pipe."""
     from rich.markdown import Markdown
 
-    show(Markdown(text) if sys.stdout.isatty() else text)
+    if sys.stdout.isatty():
+        show(Markdown(text))
+    else:
+        print(text)  # Rich would break lines and take [brackets] for markup
