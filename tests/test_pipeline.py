@@ -40,8 +40,9 @@ def world(tmp_path_factory, tiny_folder):
     return folder
 
 
-def tiny_recipe(folder, *settings):
-    return load_recipe(
+def tiny_recipe(folder, *settings, process=False):
+    """The demo with a tiny model, and with its Gaussian process only if a test is about it."""
+    recipe = load_recipe(
         "demo",
         (
             f"backbone.source={folder / 'model'}",
@@ -53,6 +54,7 @@ def tiny_recipe(folder, *settings):
             *settings,
         ),
     )
+    return recipe if process else recipe.model_copy(update={"gaussian_process": None})
 
 
 def test_a_run_holds_what_the_docs_say(world):

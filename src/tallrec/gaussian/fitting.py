@@ -17,6 +17,7 @@ _LIKELY_OTHERS, _LIKELY_NOISE = 0.01, 0.65
 _SPREAD = 2.0  # of the logarithm of a weight: a factor of about 7 either way
 _MOST_OPINIONS = 1500  # that weights are learnt from; a step costs their cube
 _STEPS = 60
+_BOUNDS, _NOISE_BOUNDS = (1e-6, 10.0), (0.05, 10.0)  # with less noise, rounding counts
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ def fit_weights(opinions: Opinions, liked: BoolArray) -> Weights:
         args=(prior, covariances, signed(liked)),
         jac=True,
         method="L-BFGS-B",
+        bounds=np.log([*[_BOUNDS] * len(found), _NOISE_BOUNDS]),
         options={"maxiter": _STEPS},
     )
     *parts, noise = np.exp(best.x).tolist()

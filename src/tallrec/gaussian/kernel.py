@@ -20,8 +20,8 @@ RECENT_EVENTS = 10.0
 
 
 def _alike(a: IntArray, b: IntArray) -> FloatArray:
-    same = (a[:, None] == b[None]) & (a[:, None] >= 0)
-    return same.astype(np.float64)
+    same: FloatArray = np.logical_and(a[:, None] == b[None], a[:, None] >= 0).astype(np.float64)
+    return same
 
 
 def _products(a: FloatArray, b: FloatArray) -> FloatArray:

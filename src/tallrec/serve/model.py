@@ -43,7 +43,7 @@ class ServedModel:
         Raises:
             ValueError: If the run is unfinished or has no such seed.
         """
-        recommender = Recommender.load(path, seed=seed, say=lambda _line: None)
+        recommender = Recommender.load(path, seed=seed, by="model", say=lambda _line: None)
         run = open_run(path)
         seed = run.recipe.seeds[0] if seed is None else seed
         return cls(path, recommender, _card(run, seed, recommender))
@@ -56,7 +56,7 @@ class ServedModel:
     @property
     def domain(self) -> str:
         """The noun for an item."""
-        return self.recommender.scorer.domain
+        return self.recommender.llm.domain
 
     @cached_property
     def items(self) -> dict[str, Item]:
@@ -77,7 +77,7 @@ class ServedModel:
         Raises:
             ValueError: If a title cannot be asked about.
         """
-        return self.recommender.scorer.encode(
+        return self.recommender.llm.encode(
             replace(sample, history=sample.history[self.first_shown(len(sample.history)) :])
             for sample in samples
         )
@@ -89,7 +89,7 @@ class ServedModel:
 
     def score(self, rows: Sequence[TokenRow]) -> FloatArray:
         """Log-odds of a like for each row, shape [n]."""
-        scorer = self.recommender.scorer
+        scorer = self.recommender.llm
         return score_rows(
             scorer.model,
             rows,
@@ -121,7 +121,7 @@ def _card(run: RunDir, seed: int, recommender: Recommender) -> dict[str, Any]:
         "template": recipe.template,
         "shots": recipe.shots.count if recipe.shots_stage is not None else 0,
         "seed": seed,
-        "domain": recommender.scorer.domain,
+        "domain": recommender.llm.domain,
         "items": recommender.items.height,
         "measured": _measured(run),
     }
