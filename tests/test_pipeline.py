@@ -280,7 +280,7 @@ def test_an_unfinished_run_is_continued_and_other_data_refused(world, tmp_path):
 
 
 def test_the_demo_goes_all_the_way(world, tmp_path):
-    recipe = tiny_recipe(world, "seeds=[0]")
+    recipe = tiny_recipe(world, "seeds=[0]", process=True)
     recipe = recipe.model_copy(
         update={"data": recipe.data.model_copy(update={"dataset": str(world / "data")})}
     )

@@ -16,7 +16,7 @@ from tallrec.steps.tune import tune_recipe
 from tests.planted import planted_splits
 from tests.test_pipeline import INFO, silent, tiny_recipe
 
-NAME = "titles in a Gaussian process"
+NAME = "Gaussian process"
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_the_report_has_its_row_and_the_run_keeps_it(world):
         assert (world / "run" / f"seed-{seed}" / "gaussian-process.npz").is_file()
 
 
-def test_it_is_fitted_once(world, monkeypatch):
+def test_it_is_fitted_once(world):
     """What is kept is read: a change of the file changes the recommendations."""
     path = world / "run" / "seed-0" / "gaussian-process.npz"
     before = path.read_bytes()

@@ -60,7 +60,7 @@ def score_process(
 
 def process_name(run: RunDir) -> str:
     """What its row of a report is called."""
-    return f"{run.recipe.backbone.source}, titles in a Gaussian process"
+    return f"{run.recipe.backbone.source}, Gaussian process"
 
 
 def processes_of(
