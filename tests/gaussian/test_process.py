@@ -198,6 +198,14 @@ def test_titles_of_another_catalogue_are_described(process, splits):
     assert np.isfinite(process(new)).all()
 
 
+def test_a_catalogue_too_large_to_keep_is_read_row_by_row(process, splits, monkeypatch):
+    expected = process(splits.test)
+    monkeypatch.setattr(process_module, "_KEPT_NUMBERS", 0)
+    frugal = GaussianProcess(process.shown, process.titles, process.weights)
+    np.testing.assert_allclose(frugal(splits.test), expected, atol=1e-9)
+    assert frugal._read[0].known is None
+
+
 def test_weights_are_learnt_from_whole_users():
     users = np.repeat(np.arange(400), 11)
     some = some_users(users)

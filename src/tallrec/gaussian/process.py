@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -22,7 +23,16 @@ from tallrec.types import FloatArray, IntArray, Samples
 
 MOST_OPINIONS = 8000
 _ROWS_AT_ONCE = 4096
+_KEPT_NUMBERS = 2**25  # 256 MiB
 _CERTAIN = 0.9
+
+
+class Read(NamedTuple):
+    """A catalogue, its items, and what the shots say of each, if that is not too much to keep."""
+
+    catalog: pl.DataFrame
+    items: Items
+    known: FloatArray | None
 
 
 @dataclass(frozen=True)
@@ -41,7 +51,7 @@ class GaussianProcess:
     shown: Shown
     titles: Titles
     weights: Weights
-    _read: dict[int, tuple[pl.DataFrame, Items]] = field(default_factory=dict, repr=False)
+    _read: list[Read] = field(default_factory=list, repr=False)
 
     @classmethod
     def fit(cls, shots: Samples, titles: Titles) -> GaussianProcess:
@@ -69,22 +79,30 @@ class GaussianProcess:
 
     def __call__(self, samples: Samples) -> FloatArray:
         """Log-odds of a like, shape [n]; see `Scorer`."""
-        items = self._items_of(samples.catalog)
+        read = self._reading(samples.catalog)
         scores = np.zeros(len(samples))
         for start in range(0, len(samples), _ROWS_AT_ONCE):
             rows = np.arange(start, min(start + _ROWS_AT_ONCE, len(samples)))
-            scores[rows] = self._score(samples[rows], items)
+            scores[rows] = self._score(samples[rows], read)
         return scores
 
+    def _reading(self, catalog: pl.DataFrame) -> Read:
+        """What is known of a catalogue; of the last one it stays known."""
+        if not self._read or self._read[0].catalog is not catalog:
+            items = self._items_of(catalog)
+            few = len(self.shown.liked) * catalog.height <= _KEPT_NUMBERS
+            self._read[:] = [Read(catalog, items, self._known(items) if few else None)]
+        return self._read[0]
+
     def _items_of(self, catalog: pl.DataFrame) -> Items:
-        """The items of a catalogue; the last one stays read."""
-        known = self._read.get(id(catalog))
-        if known is None or known[0] is not catalog:
-            counts = np.bincount(self.shown.items, minlength=self.titles.catalog.height)
-            known = catalog, self.titles.items_of(catalog, counts)
-            self._read.clear()
-            self._read[id(catalog)] = known
-        return known[1]
+        counts = np.bincount(self.shown.items, minlength=self.titles.catalog.height)
+        return self.titles.items_of(catalog, counts)
+
+    def _known(self, items: Items) -> FloatArray:
+        """What the shots say of items, L^-1 k(shots, item), shape [n_shown, n]."""
+        shared = item_covariance(self.weights.parts, self._opinions.items, items)
+        known: FloatArray = solve_triangular(self._solved[0], shared, lower=True, overwrite_b=True)
+        return known
 
     @cached_property
     def _opinions(self) -> Opinions:
@@ -98,22 +116,21 @@ class GaussianProcess:
         factor = cholesky(total, lower=True, overwrite_a=True)
         return factor, solve_triangular(factor, signed(self.shown.liked), lower=True)
 
-    def _score(self, samples: Samples, items: Items) -> FloatArray:
+    def _score(self, samples: Samples, read: Read) -> FloatArray:
         starts, stops = samples.spans.T
-        asked = [samples.event_items[start:stop] for start, stop in samples.spans]
-        met = np.unique(np.concatenate([samples.targets, *asked]))
-        factor, answers = self._solved
-        shared = item_covariance(self.weights.parts, self._opinions.items, items[met])
-        known = solve_triangular(factor, shared, lower=True, overwrite_b=True)
-        expected = known.T @ answers
+        shown = [samples.event_items[start:stop] for start, stop in samples.spans]
+        met = np.unique(np.concatenate([samples.targets, *shown]))
+        items = read.items[met]
+        known = self._known(items) if read.known is None else read.known[:, met]
+        expected = known.T @ self._solved[1]
         scores = np.zeros(len(samples))
         for rows in _of_one_history(starts, stops):
             start, stop = starts[rows[0]], stops[rows[0]]
             codes = np.append(samples.event_items[start:stop], samples.targets[rows])
             at = np.searchsorted(met, codes)
-            opinions = _of_a_new_user(items[codes], int(stop - start))
-            liked = samples.event_likes[start:stop]
-            scores[rows] = self._log_odds(opinions, signed(liked), known[:, at], expected[at])
+            opinions = _of_a_new_user(items[at], int(stop - start))
+            answers = signed(samples.event_likes[start:stop])
+            scores[rows] = self._log_odds(opinions, answers, known[:, at], expected[at])
         return scores
 
     def _log_odds(
