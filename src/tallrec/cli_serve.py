@@ -52,7 +52,7 @@ def serve(
     queue: Annotated[int, typer.Option(min=1, help="Requests that may wait.")] = 64,
     batch_tokens: Annotated[
         int, typer.Option(min=1, help="Tokens of requests that are scored together.")
-    ] = 16_384,
+    ] = 4_096,
 ) -> None:
     """Serve a run: an HTTP API, a page at /, and a store of its users' feedback."""
     from tallrec.serve import check_installed

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from peft import PeftModel
 
 from tallrec.files import sha256
+from tallrec.llm.merge import fold
 from tallrec.llm.scoring import score_rows
 from tallrec.prompts.answers import TokenRow
 from tallrec.run import RunDir, open_run
@@ -43,7 +45,7 @@ class ServedModel:
         Raises:
             ValueError: If the run is unfinished or has no such seed.
         """
-        recommender = Recommender.load(path, seed=seed, say=lambda _line: None)
+        recommender = _folded(Recommender.load(path, seed=seed, say=lambda _line: None))
         run = open_run(path)
         seed = run.recipe.seeds[0] if seed is None else seed
         return cls(path, recommender, _card(run, seed, recommender))
@@ -110,6 +112,18 @@ def left_out(history: Events, target: Item) -> list[Sample]:
     shown = tuple(history)
     shorter = [shown[:i] + shown[i + 1 :] for i in range(len(shown))]
     return [Sample("", events, target) for events in (shown, *shorter)]
+
+
+def _folded(recommender: Recommender) -> Recommender:
+    """The same with its adapter folded into the weights now, not for every batch, if it can be."""
+    scorer = recommender.scorer
+    if not isinstance(scorer.model, PeftModel):
+        return recommender
+    try:
+        model = fold(scorer.model)
+    except ValueError:  # of quantized weights, for example
+        return recommender
+    return replace(recommender, scorer=replace(scorer, model=model))
 
 
 def _card(run: RunDir, seed: int, recommender: Recommender) -> dict[str, Any]:

@@ -60,6 +60,7 @@ def serve_run(
     told(logging.INFO, "ready", address=address, model=model.name)
     config = uvicorn.Config(
         app,
+        http="h11",  # whatever else is installed: it bounds headers
         log_config=None,
         access_log=False,
         server_header=False,

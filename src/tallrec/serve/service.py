@@ -57,6 +57,7 @@ class Service:
         self.worker = Worker(
             model,
             queue_size=settings.limits.queue,
+            seconds=settings.limits.seconds,
             batch_tokens=settings.limits.batch_tokens,
             on_batch=self.metrics.on_batch,
         )
@@ -96,7 +97,7 @@ class Service:
         """The scores of a request, with those of others that wait.
 
         Raises:
-            HTTPException: 429 if the queue is full, 503 if time is up or the service stops, 422 if
+            HTTPException: 429 if too many wait, 503 if time is up or the service stops, 422 if
                 a title cannot be asked about.
         """
         try:

@@ -35,7 +35,7 @@ class Batch(NamedTuple):
 
 
 class QueueFullError(Exception):
-    """As many requests wait as may."""
+    """More requests wait than may, or than can be scored in time."""
 
 
 class StoppedError(Exception):
@@ -57,6 +57,7 @@ class Worker:
     Args:
         model: What scores.
         queue_size: How many requests may wait.
+        seconds: How long a request may take; it is refused at once if those before it take longer.
         batch_tokens: Tokens scored together, shared ones counted once; a request that has more is
             scored alone.
         on_batch: Told about every call of the model, in the worker's thread.
@@ -67,14 +68,17 @@ class Worker:
         model: ServedModel,
         *,
         queue_size: int,
+        seconds: float,
         batch_tokens: int,
         on_batch: Callable[[Batch], None],
     ) -> None:
         self.model = model
         self._jobs: queue.Queue[_Job | None] = queue.Queue(queue_size)
+        self._seconds = seconds
         self._batch_tokens = batch_tokens
         self._on_batch = on_batch
         self._held: _Job | None = None  # taken, but too long for the batch before
+        self._scoring = 0  # requests of the batch that the model works on
         self._pace = 0.0  # recent seconds a request
         self._closing = threading.Lock()  # nothing is accepted behind the end of the queue
         self._closed = False
@@ -100,9 +104,13 @@ class Worker:
         """Puts a request in the queue; cancelling its future takes it out again.
 
         Raises:
-            QueueFullError: If as many wait as may.
+            QueueFullError: If as many wait as may, or the answer would come too late: work on it
+                would only make the others late too.
             StoppedError: If the worker was stopped.
         """
+        before = self.waiting + self._scoring
+        if before and self._pace * (before + 1) > self._seconds:
+            raise QueueFullError
         job = _Job(samples)
         with self._closing:
             if self._closed:
@@ -157,12 +165,14 @@ class Worker:
 
     def _score(self, model: ServedModel, jobs: list[_Job]) -> None:
         began = time.monotonic()
+        self._scoring = len(jobs)
         failure: Exception | None = None
         try:
             scores = model.score([row for job in jobs for row in job.rows])
         except Exception as error:
             failure = error
         seconds = time.monotonic() - began
+        self._scoring = 0
         self._pace = 0.7 * self._pace + 0.3 * seconds / len(jobs)
         rows = sum(len(job.rows) for job in jobs)
         tokens = sum(job.tokens for job in jobs)
