@@ -11,11 +11,12 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.routing import Match
 from starlette.staticfiles import StaticFiles
 
 from tallrec.serve.limits import BodyLimit, same_token
@@ -52,6 +53,7 @@ def create_app(service: Service) -> FastAPI:
     app.state.service = service
     app.exception_handler(SQLAlchemyError)(_no_database)
     app.exception_handler(RequestValidationError)(mistaken)
+    app.exception_handler(405)(_other_method)
     guards = [] if settings.token is None else [Depends(_require_token)]
     refused = refusals(401) if guards else {}
     for routes in (score_routes, feedback_routes, _admin):
@@ -82,6 +84,17 @@ def _require_token(request: Request, credentials: Credentials) -> None:
 async def _no_database(_request: Request, _error: Exception) -> Response:
     detail = '{"detail":"the feedback store does not answer"}'
     return Response(detail, 503, {"Retry-After": "5"}, "application/json")
+
+
+async def _other_method(request: Request, _error: Exception) -> Response:
+    """Names all methods of a path; a route knows only its own."""
+
+    def takes(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+
+    allowed = ", ".join(method for method in ("DELETE", "GET", "POST") if takes(method))
+    return JSONResponse({"detail": "Method Not Allowed"}, 405, {"Allow": allowed})
 
 
 _admin = APIRouter()

@@ -8,13 +8,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 ItemId = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00]+$")]
 UserId = Annotated[
-    str, Field(min_length=1, max_length=128, pattern=r"^[\w.:@+-]+$", examples=["u-5f1c"])
+    str, Field(min_length=1, max_length=128, pattern="^[A-Za-z0-9_.:@+-]+$", examples=["u-5f1c"])
 ]
 _HISTORY = [{"item": "12", "liked": True}, {"title": "A film of my own", "liked": False}]
 
 
 class _Request(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Event(_Request):

@@ -61,6 +61,7 @@ def serve_run(
     config = uvicorn.Config(
         app,
         http="h11",  # whatever else is installed: it bounds headers
+        ws="none",  # there are none, and refusing one would log an address
         log_config=None,
         access_log=False,
         server_header=False,
