@@ -34,7 +34,7 @@ def refused(came):
 
 
 def test_ten_thousand_malformed_requests_are_refused(runs):
-    wrong = malformed(random.Random(5), 10_000)
+    wrong = malformed(random.Random(5), 10_000)  # noqa: S311 - no secret
     with command(runs / "first") as (process, client), ThreadPoolExecutor(8) as pool:
         logged = pool.submit(process.stderr.read)
         before = client.post("/v1/score", ASKED)
