@@ -81,17 +81,17 @@ def clients(service: Service, folder: Path, kind: str, n: int, seconds: float) -
     command += ["--host", service.address, "--users", str(n), "--spawn-rate", "100"]
     command += ["--run-time", f"{seconds:.0f}s", "--stop-timeout", str(GRACE_S)]
     files = {"TALLREC_ITEMS": str(folder / "items.json"), "TALLREC_ANSWERS": str(answers)}
-    with subprocess.Popen(
-        [*command, "--exit-code-on-error", "0"],
-        env={**os.environ, **files},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    command += ["--only-summary", "--exit-code-on-error", "0"]
+    log = folder / "locust"
+    with (
+        log.open("w") as told,
+        subprocess.Popen(
+            command, env={**os.environ, **files}, stdout=told, stderr=subprocess.STDOUT
+        ) as process,
+    ):
         yield answers
-        _, log = process.communicate()
     if process.returncode:
-        sys.exit(log)
+        sys.exit(log.read_text())
 
 
 def read(answers: Path) -> list[dict[str, Any]]:
@@ -132,7 +132,8 @@ def soak(service: Service, folder: Path, n: int, minutes: float) -> None:
             facts = service.process.num_threads(), service.process.num_fds()
             if len(samples) % 60 == 0 and elapsed >= 0:
                 print(
-                    f"{elapsed / 60:5.0f} min {memory:8,.1f} MiB, threads and files {facts}",
+                    f"{elapsed / 60:5.0f} min {memory:8,.1f} MiB, {len(read(answers)):,} answers, "
+                    f"threads and files {facts}",
                     flush=True,
                 )
             if elapsed >= 0:

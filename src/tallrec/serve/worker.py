@@ -17,6 +17,11 @@ from tallrec.serve.model import ServedModel
 from tallrec.types import FloatArray, Sample
 
 
+# Of a request's time: what may pass by estimate until it is scored. Requests differ, so estimates
+# are wrong; were it all of the time, a full queue would score what nobody waits for any more.
+_SHARE = 0.5
+
+
 class Scored(NamedTuple):
     """Log-odds of a request's samples, shape [n], and the model that gave them."""
 
@@ -109,7 +114,7 @@ class Worker:
             StoppedError: If the worker was stopped.
         """
         before = self.waiting + self._scoring
-        if before and self._pace * (before + 1) > self._seconds:
+        if before and self._pace * (before + 1) > _SHARE * self._seconds:
             raise QueueFullError
         job = _Job(samples)
         with self._closing:
@@ -173,7 +178,8 @@ class Worker:
             failure = error
         seconds = time.monotonic() - began
         self._scoring = 0
-        self._pace = 0.7 * self._pace + 0.3 * seconds / len(jobs)
+        pace = seconds / len(jobs)
+        self._pace = 0.7 * self._pace + 0.3 * pace if self._pace else pace
         rows = sum(len(job.rows) for job in jobs)
         tokens = sum(job.tokens for job in jobs)
         self._on_batch(Batch(len(jobs), rows, tokens, seconds, failure is not None))
