@@ -16,7 +16,6 @@ from tallrec.prompts.answers import TokenRow
 from tallrec.serve.model import ServedModel
 from tallrec.types import FloatArray, Sample
 
-
 # Of a request's time: what may pass by estimate until it is scored. Requests differ, so estimates
 # are wrong; were it all of the time, a full queue would score what nobody waits for any more.
 _SHARE = 0.5
