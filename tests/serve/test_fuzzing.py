@@ -22,7 +22,7 @@ def fuzz(tmp_path):
                 *(sys.executable, "-m", "schemathesis.cli", "run", str(file)),
                 *("--url", f"http://127.0.0.1:{client.port}", "--seed", "1"),
                 *("--header", f"Authorization: Bearer {TOKEN}", "--generation-database", "none"),
-                # What fits the description may still be refused: an unknown item, one of the history.
+                # What fits the description may still be refused, such as an unknown item.
                 *("-n", "15", "--exclude-checks", "positive_data_acceptance"),
                 *options,
             ],

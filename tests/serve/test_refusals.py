@@ -1,4 +1,4 @@
-"""What is not taken is refused early, says why without repeating it, and is described in the API."""
+"""What is not taken is refused early, is told why and not what it said, and is in the API."""
 
 import socket
 import time
