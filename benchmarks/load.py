@@ -34,7 +34,7 @@ from tallrec.run import open_run
 CLIENTS = Path(__file__).with_name("load_clients.py")
 GRACE_S = 60  # in which what was asked in time is still answered
 SAMPLE_S = 5
-WARM_UP_S = 120  # of a soak: buffers and pools find their size
+WARM_UP_S = 300  # of a soak: buffers, pools and kernels find their size
 
 
 class Service(NamedTuple):
