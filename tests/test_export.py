@@ -8,6 +8,9 @@ from peft import PeftModel
 from scipy.stats import spearmanr
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tallrec.baselines.endpoint import Client, Endpoint
+from tallrec.baselines.in_context import InContextScorer
+from tallrec.baselines.journal import Journal
 from tallrec.data.prepared import read_prepared
 from tallrec.llm.backbone import load_backbone
 from tallrec.prompts import get_template
@@ -18,7 +21,7 @@ from tallrec.steps.export import export_run
 from tallrec.steps.recommender import Recommender
 from tallrec.steps.score import seed_scorer
 from tallrec.steps.tune import tune_recipe
-from tests.baselines.endpoints import KEY, llama_server
+from tests.baselines.endpoints import KEY, KEY_VARIABLE, llama_server
 
 N_VOCAB = 500
 
@@ -167,3 +170,25 @@ def test_what_was_read_from_a_gguf_file_goes_back_into_one(planted_run, samples,
     plain = PeftModel.from_pretrained(base, adapter).eval()
     found = log_odds(plain, adapter, few[:3], adapter / "base")
     np.testing.assert_allclose(found, scores[:3], atol=0.25)
+
+
+@pytest.mark.slow
+def test_any_server_with_openais_completions_gives_the_same_ranking(
+    planted_run, samples, tmp_path, monkeypatch
+):
+    """As `tallrec in-context --completions` asks it, which needs a few top log-probabilities."""
+    settings = ("seeds=[0]", "shots.count=4", "shots.orders=1", "stages.0.epochs=1")
+    recipe = load_recipe("demo", (*settings, "backbone.dtype=float32"))
+    data = planted_run.path.parent / "data"
+    run = tune_recipe(recipe, tmp_path / "run", data=data, say=silent)
+    out, few = tmp_path / "out", samples[::3]
+    export_run(run.path, "gguf", out, say=silent)
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+    with llama_server(out / "run.gguf") as address:
+        options = {"api": "completions", "key_variable": KEY_VARIABLE, "max_tokens": 1}
+        client = Client(Endpoint("tuned", f"{address}/v1", **options))
+        journal, card = Journal(tmp_path / "answers.jsonl"), read_card(out)
+        template = get_template(card["template"])
+        found = InContextScorer(client, journal, template, card["domain"])(few)
+    expected = Recommender.load(run.path, say=silent).scorer(few)
+    assert spearmanr(found, expected).statistic >= 0.99

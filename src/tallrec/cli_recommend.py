@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tallrec.cli_options import resumable
-from tallrec.cli_runs import RunArgument
+from tallrec.cli_runs import ByOption, RunArgument
 from tallrec.console import say, show
 
 DataOption = Annotated[
@@ -36,13 +36,7 @@ def recommend(
     ] = None,
     explain: Annotated[bool, typer.Option(help="Show what moved each score most.")] = True,
     data: DataOption = None,
-    by: Annotated[
-        str | None,
-        typer.Option(
-            help="What scores: model or gaussian-process.",
-            show_default="gaussian-process if the run has one",
-        ),
-    ] = None,
+    by: ByOption = None,
 ) -> None:
     """Rank the items that a user, or someone with these likes, has not met yet."""
     if (user is None) == (not likes and not dislikes):

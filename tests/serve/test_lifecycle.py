@@ -1,5 +1,6 @@
 """Reloading under load, stopping and being killed: nothing that was accepted is lost."""
 
+import http.client
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import count
 
 import numpy as np
 import pytest
@@ -101,20 +103,83 @@ def accepted(metrics):
     return int(float(answered[1]) if answered else 0) + int(float(being_asked[1])) - 1
 
 
-def test_a_killed_service_has_kept_all_that_it_acknowledged_and_a_stopped_one_answers(runs):
-    url = f"sqlite:///{runs / 'first.feedback.db'}"
-    with command(runs / "first") as (process, client):
-        for n in range(20):
-            said = {"user": f"u{n}", "item": f"i{n}", "liked": True}
-            assert client.post("/v1/feedback", said).status == 201
-        process.kill()
-        process.wait()
-    store = FeedbackStore(url)
-    assert [store.of_user(f"u{n}")[0].item for n in range(20)] == [f"i{n}" for n in range(20)]
+class Cut(Exception):  # noqa: N818 - no error
+    """The service is gone."""
+
+
+def asking(client, done):
+    """Asks until the service is gone: each answer goes to `done`."""
+
+    def ask(method, path, body=None):
+        try:
+            answer = client.ask(method, path, body)
+        except (OSError, http.client.HTTPException):
+            raise Cut from None
+        assert answer.status in (200, 201)
+        done.append((path, body))
+
+    return ask
+
+
+def write(ask, user, asked):
+    """Says something about every item as one user after another; asked for may be stored."""
+    for n in count():
+        for item in range(22):
+            said = {"user": f"{user}-{n}", "item": f"i{item}", "liked": bool((n + item) % 2)}
+            asked.append(said)
+            ask("POST", "/v1/feedback", said)
+
+
+def forget(ask, user):
+    """Says something as one user after another, and has it deleted."""
+    for n in count():
+        ask("POST", "/v1/feedback", {"user": f"{user}-{n}", "item": "i1", "liked": True})
+        ask("DELETE", f"/v1/users/{user}-{n}/feedback")
+
+
+def rank(ask):
+    while True:
+        ask("POST", "/v1/rank", {"history": []})
+
+
+def until_cut(work, *arguments):
+    with pytest.raises(Cut):
+        work(*arguments)
+
+
+def facts(said):
+    return {(one["user"], one["item"], one["liked"]) for one in said}
+
+
+def test_nothing_acknowledged_is_lost_when_a_service_is_killed_under_load(runs):
+    asked, stored, deleted = [], [], []
+    for life, wanted in enumerate((60, 150, 240)):
+        with command(runs / "first") as (process, client), ThreadPoolExecutor(8) as pool:
+            pool.submit(process.stderr.read)
+            now, gone, ranked = [], [], []
+            work = [
+                pool.submit(until_cut, write, asking(client, now), f"w{life}{n}", asked)
+                for n in range(4)
+            ]
+            work.append(pool.submit(until_cut, forget, asking(client, gone), f"d{life}"))
+            work += [pool.submit(until_cut, rank, asking(client, ranked)) for _ in range(2)]
+            wait_for(lambda: len(now) >= wanted and min(len(gone), len(ranked)) >= 2)  # noqa: B023
+            process.kill()
+            for future in work:
+                future.result(60)
+        stored += [body for _, body in now]
+        deleted += [path.split("/")[3] for path, body in gone if body is None]
+    store = FeedbackStore(f"sqlite:///{runs / 'first.feedback.db'}")
+    events = store.dataset().interactions.select("user", "item", "rating").iter_rows()
+    kept = {(user, item, rating == 1) for user, item, rating in events}
+    assert facts(stored) <= kept
+    assert {one for one in kept if one[0].startswith("w")} <= facts(asked)
+    assert not [user for user in deleted if store.of_user(user)]
     store.close()
 
+
+def test_a_stopped_service_answers_what_it_has_accepted(runs):
     with command(runs / "first") as (process, client), ThreadPoolExecutor(8) as pool:
-        assert client.get("/v1/users/u7/feedback").json["feedback"][0]["item"] == "i7"
         asked = [pool.submit(client.post, "/v1/rank", {"history": []}) for _ in range(8)]
         wait_for(lambda: accepted(client.get("/metrics").text) == len(asked))
         process.send_signal(signal.SIGTERM)

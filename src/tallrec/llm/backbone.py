@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from tallrec.llm.converted import converted_folder, keep_converted
-from tallrec.llm.memory import keep_freed_memory
+from tallrec.llm.memory import keep_few_kernels, keep_freed_memory
 from tallrec.llm.scoring import check_readable
 from tallrec.quiet import without_bars
 
@@ -84,6 +84,7 @@ def load_backbone(
     torch_dtype = choose_dtype(dtype, torch_device)
     if torch_device.type == "cpu":
         keep_freed_memory()
+        keep_few_kernels()
     folder, gguf = locate(str(source))
     bits = _quantization(quantize, torch_dtype, gguf)
     local = Path(folder).is_dir()

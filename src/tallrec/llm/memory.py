@@ -1,11 +1,26 @@
-"""What the C library does with memory that is freed."""
+"""What the libraries below do with memory that is free, and how much they keep."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt, malloc.h
+
+_KERNELS = 256  # more than one pass needs, forward and backward
+_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")  # of oneDNN, of ideep
+
+
+def keep_few_kernels() -> None:
+    """Bounds what torch's libraries keep for matrices of a shape that they have multiplied.
+
+    They keep 1,024 kernels each, some 600 MiB, in case a shape comes again. That of a batch hardly
+    does, but in the layers of the same pass. They ask for their limits when they are first used;
+    who has set one keeps it.
+    """
+    for name in _CACHES:
+        os.environ.setdefault(name, str(_KERNELS))
 
 
 def keep_freed_memory() -> None:

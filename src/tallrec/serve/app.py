@@ -10,13 +10,17 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.routing import Match
 from starlette.staticfiles import StaticFiles
 
 from tallrec.serve.limits import BodyLimit, same_token
+from tallrec.serve.refusals import mistaken, refusals
 from tallrec.serve.routes_feedback import feedback_routes
 from tallrec.serve.routes_scores import score_routes
 from tallrec.serve.schemas import Health, ReloadRequest
@@ -44,15 +48,18 @@ def create_app(service: Service) -> FastAPI:
         docs_url=None,  # Swagger and ReDoc load from other sites
         redoc_url=None,
         lifespan=lifespan,
+        responses=refusals(400, 408, 413),
     )
     app.state.service = service
     app.exception_handler(SQLAlchemyError)(_no_database)
-    guarded = [Depends(_require_token)]
-    app.include_router(score_routes, dependencies=guarded)
-    app.include_router(feedback_routes, dependencies=guarded)
-    app.include_router(_admin, dependencies=guarded)
+    app.exception_handler(RequestValidationError)(mistaken)
+    app.exception_handler(405)(_other_method)
+    guards = [] if settings.token is None else [Depends(_require_token)]
+    refused = refusals(401) if guards else {}
+    for routes in (score_routes, feedback_routes, _admin):
+        app.include_router(routes, dependencies=guards, responses=refused)
     app.include_router(_open)
-    app.mount("/", StaticFiles(directory=_PAGE, html=True), name="page")
+    app.mount("/page", StaticFiles(directory=_PAGE), name="page")
     # The one added last sees a request first.
     app.add_middleware(BodyLimit, limits=settings.limits)
     if settings.origins:
@@ -70,8 +77,6 @@ def create_app(service: Service) -> FastAPI:
 
 def _require_token(request: Request, credentials: Credentials) -> None:
     token = request.app.state.service.settings.token
-    if token is None:
-        return
     if credentials is None or not same_token(credentials.credentials, token):
         raise HTTPException(401, "a valid token is needed", {"WWW-Authenticate": "Bearer"})
 
@@ -81,11 +86,22 @@ async def _no_database(_request: Request, _error: Exception) -> Response:
     return Response(detail, 503, {"Retry-After": "5"}, "application/json")
 
 
+async def _other_method(request: Request, _error: Exception) -> Response:
+    """Names all methods of a path; a route knows only its own."""
+
+    def takes(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+
+    allowed = ", ".join(method for method in ("DELETE", "GET", "POST") if takes(method))
+    return JSONResponse({"detail": "Method Not Allowed"}, 405, {"Allow": allowed})
+
+
 _admin = APIRouter()
 _open = APIRouter()
 
 
-@_admin.post("/v1/admin/reload", tags=["admin"])
+@_admin.post("/v1/admin/reload", tags=["admin"], responses=refusals(403, 409, 422))
 def reload(request: Request, wanted: ReloadRequest) -> dict[str, str]:
     """Serve another run, or the present one's new adapter, without dropping a request."""
     service: Service = request.app.state.service
@@ -103,13 +119,19 @@ def metrics(request: Request) -> Response:
     return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
+@_open.get("/", include_in_schema=False)
+async def page() -> FileResponse:
+    """The page; what it needs is beside it, under /page."""
+    return FileResponse(_PAGE / "index.html")
+
+
 @_open.get("/healthz", tags=["operation"])
 async def healthz() -> Health:
     """Whether the process answers."""
     return Health(status="ok")
 
 
-@_open.get("/readyz", tags=["operation"])
+@_open.get("/readyz", tags=["operation"], responses=refusals(503))
 def readyz(request: Request) -> Health:
     """Whether requests can be served: the model's thread works and the database answers."""
     service: Service = request.app.state.service

@@ -8,6 +8,7 @@ import ipaddress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Limits:
     body: int = 65_536
     seconds: float = 30.0
     queue: int = 64
-    batch_tokens: int = 16_384
+    batch_tokens: int = 4_096
 
 
 def check_public(host: str, token: str | None) -> None:
@@ -83,6 +84,8 @@ class BodyLimit:
         try:
             async with asyncio.timeout(self._limits.seconds):
                 body = await _read(scope, receive, most)
+        except ClientDisconnect:
+            return
         except TimeoutError:
             await _refuse(408, "the body did not come in time")(scope, receive, send)
             return
@@ -100,13 +103,19 @@ class BodyLimit:
 
 
 async def _read(scope: Scope, receive: Receive, most: int) -> bytes | None:
-    """The whole body; None if it is too long."""
+    """The whole body; None if it is too long.
+
+    Raises:
+        ClientDisconnect: If the client went away before its end.
+    """
     declared = dict(scope["headers"]).get(b"content-length", b"0")
     if declared.isdigit() and int(declared) > most:
         return None
     body = b""
     while True:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
         piece: bytes = message.get("body", b"")
         body += piece
         if len(body) > most:

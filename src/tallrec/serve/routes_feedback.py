@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from tallrec.serve.refusals import refusals
 from tallrec.serve.routes_scores import ServiceOf
 from tallrec.serve.schemas import Deleted, Export, FeedbackRequest, Said, Stored, UserId
 
-feedback_routes = APIRouter(prefix="/v1", tags=["feedback"])
+feedback_routes = APIRouter(prefix="/v1", tags=["feedback"], responses=refusals(422, 503))
 
 
 @feedback_routes.post("/feedback", status_code=201)

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, HTTPException, Query, Request
 
 from tallrec.serve.model import left_out, questions
+from tallrec.serve.refusals import refusals
 from tallrec.serve.schemas import (
     Card,
     ExplainRequest,
@@ -22,6 +23,7 @@ from tallrec.serve.service import Service, with_scores
 from tallrec.types import Item
 
 _NEAR = 0.6  # of the nearest title's similarity; what is less near is noise
+_REFUSED = refusals(422, 429, 503)
 score_routes = APIRouter(prefix="/v1", tags=["scores"])
 
 
@@ -35,7 +37,7 @@ ServiceOf = Annotated[Service, Depends(service_of)]
 Text = Annotated[str, Query(max_length=200, description="A title or its beginning.")]
 
 
-@score_routes.post("/score")
+@score_routes.post("/score", responses=_REFUSED)
 async def score(service: ServiceOf, asked: ScoreRequest) -> Scores:
     """The log-odds of a like for each candidate, in their order."""
     history = service.history(asked.history)
@@ -47,7 +49,7 @@ async def score(service: ServiceOf, asked: ScoreRequest) -> Scores:
     return Scores(model=model.name, items=with_scores(items, log_odds), scored=len(items))
 
 
-@score_routes.post("/rank")
+@score_routes.post("/rank", responses=_REFUSED)
 async def rank(service: ServiceOf, asked: RankRequest) -> Scores:
     """The best candidates that are not in the history.
 
@@ -70,7 +72,7 @@ async def rank(service: ServiceOf, asked: RankRequest) -> Scores:
     return Scores(model=model.name, items=ranked, scored=len(left))
 
 
-@score_routes.post("/explain")
+@score_routes.post("/explain", responses=_REFUSED)
 async def explain(service: ServiceOf, asked: ExplainRequest) -> Explanation:
     """What in a history moved the score of an item: each event is left out once."""
     events = service.history(asked.history)
@@ -88,7 +90,7 @@ async def explain(service: ServiceOf, asked: ExplainRequest) -> Explanation:
     return Explanation(model=model.name, item=scored, reasons=reasons)
 
 
-@score_routes.get("/items")
+@score_routes.get("/items", responses=refusals(422))
 def items(
     service: ServiceOf,
     q: Text = "",

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 ItemId = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00]+$")]
 UserId = Annotated[
-    str, Field(min_length=1, max_length=128, pattern=r"^[\w.:@+-]+$", examples=["u-5f1c"])
+    str, Field(min_length=1, max_length=128, pattern="^[A-Za-z0-9_.:@+-]+$", examples=["u-5f1c"])
 ]
 _HISTORY = [{"item": "12", "liked": True}, {"title": "A film of my own", "liked": False}]
 
 
 class _Request(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Event(_Request):
@@ -148,8 +148,9 @@ class Card(BaseModel):
     """What the served model is, and the test AUC that its run's report gives."""
 
     model: str
+    by: Literal["model", "gaussian-process"]
     backbone: str
-    template: str
+    template: str | None
     shots: int
     seed: int
     domain: str

@@ -48,7 +48,7 @@ def serve_run(
     check_public(host, settings.token)
     listener = bound(host, port)
     say(f"Loading {run}")
-    model = ServedModel.load(run, seed=seed)
+    model = ServedModel.load(run, seed=seed, by=settings.by)
     beside = run.resolve()
     url = feedback or f"sqlite:///{beside.with_name(f'{beside.name}.feedback.db')}"
     app = create_app(Service(model, FeedbackStore(url), settings))
@@ -60,6 +60,8 @@ def serve_run(
     told(logging.INFO, "ready", address=address, model=model.name)
     config = uvicorn.Config(
         app,
+        http="h11",  # whatever else is installed: it bounds headers
+        ws="none",  # there are none, and refusing one would log an address
         log_config=None,
         access_log=False,
         server_header=False,

@@ -27,6 +27,7 @@ LOG = logging.getLogger("tallrec.serve")
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _COUNTS = (1, 2, 4, 8, 16, 32, 64)
 _TOKENS = tuple(4**n for n in range(3, 10))
+_GONE = 499  # as nginx calls a client that went away before it had an answer
 _HEADERS = {
     b"content-security-policy": b"default-src 'none'; script-src 'self'; style-src 'self'; "
     b"img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -105,7 +106,7 @@ class Watch:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, status = time.monotonic(), 500
+        began, status = time.monotonic(), _GONE
         request = uuid4().hex[:16]
         added = [*_HEADERS.items(), (b"x-request-id", request.encode())]
 
@@ -119,6 +120,9 @@ class Watch:
         self._metrics.open.inc()
         try:
             await self._app(scope, receive, watched)
+        except Exception:
+            status = 500
+            raise
         finally:
             self._metrics.open.dec()
             seconds = time.monotonic() - began

@@ -9,12 +9,14 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from itertools import takewhile
 from typing import NamedTuple
 
-from tallrec.prompts.answers import TokenRow
-from tallrec.serve.model import ServedModel
+from tallrec.serve.model import Row, ServedModel
 from tallrec.types import FloatArray, Sample
+
+# Of a request's time: what may pass by estimate until it is scored. Requests differ, so estimates
+# are wrong; were it all of the time, a full queue would score what nobody waits for any more.
+_SHARE = 0.5
 
 
 class Scored(NamedTuple):
@@ -35,7 +37,7 @@ class Batch(NamedTuple):
 
 
 class QueueFullError(Exception):
-    """As many requests wait as may."""
+    """More requests wait than may, or than can be scored in time."""
 
 
 class StoppedError(Exception):
@@ -47,7 +49,7 @@ class _Job:
     samples: Sequence[Sample]
     future: Future[Scored] = field(default_factory=Future)
     model: ServedModel | None = None  # whose tokens the rows are
-    rows: list[TokenRow] = field(default_factory=list)
+    rows: Sequence[Row] = ()
     tokens: int = 0
 
 
@@ -57,6 +59,7 @@ class Worker:
     Args:
         model: What scores.
         queue_size: How many requests may wait.
+        seconds: How long a request may take; it is refused at once if those before it take longer.
         batch_tokens: Tokens scored together, shared ones counted once; a request that has more is
             scored alone.
         on_batch: Told about every call of the model, in the worker's thread.
@@ -67,14 +70,17 @@ class Worker:
         model: ServedModel,
         *,
         queue_size: int,
+        seconds: float,
         batch_tokens: int,
         on_batch: Callable[[Batch], None],
     ) -> None:
         self.model = model
         self._jobs: queue.Queue[_Job | None] = queue.Queue(queue_size)
+        self._seconds = seconds
         self._batch_tokens = batch_tokens
         self._on_batch = on_batch
         self._held: _Job | None = None  # taken, but too long for the batch before
+        self._scoring = 0  # requests of the batch that the model works on
         self._pace = 0.0  # recent seconds a request
         self._closing = threading.Lock()  # nothing is accepted behind the end of the queue
         self._closed = False
@@ -100,9 +106,13 @@ class Worker:
         """Puts a request in the queue; cancelling its future takes it out again.
 
         Raises:
-            QueueFullError: If as many wait as may.
+            QueueFullError: If as many wait as may, or the answer would come too late: work on it
+                would only make the others late too.
             StoppedError: If the worker was stopped.
         """
+        before = self.waiting + self._scoring
+        if before and self._pace * (before + 1) > _SHARE * self._seconds:
+            raise QueueFullError
         job = _Job(samples)
         with self._closing:
             if self._closed:
@@ -157,13 +167,16 @@ class Worker:
 
     def _score(self, model: ServedModel, jobs: list[_Job]) -> None:
         began = time.monotonic()
+        self._scoring = len(jobs)
         failure: Exception | None = None
         try:
             scores = model.score([row for job in jobs for row in job.rows])
         except Exception as error:
             failure = error
         seconds = time.monotonic() - began
-        self._pace = 0.7 * self._pace + 0.3 * seconds / len(jobs)
+        self._scoring = 0
+        pace = seconds / len(jobs)
+        self._pace = 0.7 * self._pace + 0.3 * pace if self._pace else pace
         rows = sum(len(job.rows) for job in jobs)
         tokens = sum(job.tokens for job in jobs)
         self._on_batch(Batch(len(jobs), rows, tokens, seconds, failure is not None))
@@ -186,8 +199,5 @@ def _encoded(job: _Job, model: ServedModel) -> bool:
     except Exception as error:
         job.future.set_exception(error)
         return False
-    ids = [row.prompt for row in job.rows]
-    pairs = zip(min(ids), max(ids), strict=False)  # what these share, all between them share
-    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-    job.tokens = shared + sum(len(row) - shared for row in ids)
+    job.tokens = model.size(job.rows)
     return True

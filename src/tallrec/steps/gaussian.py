@@ -63,6 +63,11 @@ def process_name(run: RunDir) -> str:
     return f"{run.recipe.backbone.source}, Gaussian process"
 
 
+def process_file(run: RunDir, seed: int) -> Path:
+    """Where the process of a seed is kept."""
+    return run.seed(seed) / "gaussian-process.npz"
+
+
 def processes_of(
     run: RunDir,
     own: Prepared,
@@ -107,7 +112,7 @@ def processes_of(
         return Titles.of(catalog, partial(describe, domain=own.info.domain), components)
 
     def process(seed: int) -> GaussianProcess:
-        path = run.seed(seed) / "gaussian-process.npz"
+        path = process_file(run, seed)
         if not path.exists():
             shots = labelled_of(run.recipe, own, seed)
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -41,12 +41,14 @@ class Recommender:
     Attributes:
         scorer: The tuned model, or the run's Gaussian process.
         samples: The events of the run's data, and its catalogue.
+        domain: The noun for an item.
         longest: How many of the latest events of a history the scorer sees at least.
         block: How many events the beginning of what it sees moves at once; see `in_blocks`.
     """
 
     scorer: LlmScorer | GaussianProcess
     samples: Samples
+    domain: str
     longest: int
     block: int
 
@@ -92,11 +94,11 @@ class Recommender:
             backbone = backbone or load(opened.recipe, say=say)
             scorer = seed_scorer(opened, backbone, seed, domain)
             longest, block = prepared.info.history, opened.recipe.evaluation.block
-            return cls(scorer, prepared.splits.train, longest, block)
+            return cls(scorer, prepared.splits.train, domain, longest, block)
         if process is None:
             raise ValueError(f"{run} has no Gaussian process: its recipe has no [gaussian_process]")
         fitted = processes_of(opened, own, domain=domain, backbone=backbone, say=say)(seed)
-        return cls(fitted, prepared.splits.train, process.history, block=1)
+        return cls(fitted, prepared.splits.train, domain, process.history, block=1)
 
     @property
     def llm(self) -> LlmScorer:
