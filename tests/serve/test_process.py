@@ -15,7 +15,7 @@ from tests.test_pipeline import INFO, silent, tiny_recipe
 
 HISTORY = [("i0", True), ("i1", False), ("i2", True)]
 EVENTS = [{"item": item, "liked": liked} for item, liked in HISTORY]
-SECRET = "a token of sixteen characters or more"
+KEY = "a token of sixteen characters or more"
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_the_card_says_what_scores_and_how_well_that_did(run, served, serving):
 
 def test_a_reload_asks_what_was_asked_before(run, serving):
     model = ServedModel.load(run, by="model")
-    with serving(model, Settings(token=SECRET, by="model")) as client:
-        key = {"Authorization": f"Bearer {SECRET}"}
-        assert client.post("/v1/admin/reload", {}, **key).status == 200
-        assert client.get("/v1/model", **key).json["by"] == "model"
+    with serving(model, Settings(token=KEY, by="model")) as client:
+        bearer = {"Authorization": f"Bearer {KEY}"}
+        assert client.post("/v1/admin/reload", {}, **bearer).status == 200
+        assert client.get("/v1/model", **bearer).json["by"] == "model"
