@@ -40,8 +40,9 @@ def world(tmp_path_factory, tiny_folder):
     return folder
 
 
-def tiny_recipe(folder, *settings):
-    return load_recipe(
+def tiny_recipe(folder, *settings, process=False):
+    """The demo with a tiny model, and with its Gaussian process only if a test is about it."""
+    recipe = load_recipe(
         "demo",
         (
             f"backbone.source={folder / 'model'}",
@@ -53,6 +54,7 @@ def tiny_recipe(folder, *settings):
             *settings,
         ),
     )
+    return recipe if process else recipe.model_copy(update={"gaussian_process": None})
 
 
 def test_a_run_holds_what_the_docs_say(world):
@@ -278,7 +280,7 @@ def test_an_unfinished_run_is_continued_and_other_data_refused(world, tmp_path):
 
 
 def test_the_demo_goes_all_the_way(world, tmp_path):
-    recipe = tiny_recipe(world, "seeds=[0]")
+    recipe = tiny_recipe(world, "seeds=[0]", process=True)
     recipe = recipe.model_copy(
         update={"data": recipe.data.model_copy(update={"dataset": str(world / "data")})}
     )

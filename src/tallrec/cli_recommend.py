@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tallrec.cli_options import resumable
-from tallrec.cli_runs import RunArgument
+from tallrec.cli_runs import ByOption, RunArgument
 from tallrec.console import say, show
 
 DataOption = Annotated[
@@ -36,6 +36,7 @@ def recommend(
     ] = None,
     explain: Annotated[bool, typer.Option(help="Show what moved each score most.")] = True,
     data: DataOption = None,
+    by: ByOption = None,
 ) -> None:
     """Rank the items that a user, or someone with these likes, has not met yet."""
     if (user is None) == (not likes and not dislikes):
@@ -45,7 +46,7 @@ def recommend(
     from tallrec.steps.recommender import Recommender
     from tallrec.steps.wishes import candidates_of, history_of_titles
 
-    recommender = Recommender.load(run, data=data, say=say)
+    recommender = Recommender.load(run, data=data, by=by, say=say)
     if user is not None:
         history, whom = recommender.history_of(user), f"user {user}"
     else:

@@ -11,6 +11,13 @@ from tallrec.console import say, show
 
 runs_app = typer.Typer(help="Run directories.", no_args_is_help=True, rich_markup_mode=None)
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
+ByOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What scores: model or gaussian-process.",
+        show_default="gaussian-process if the run has one",
+    ),
+]
 _COLUMNS = ("run", "state", "template", "stages", "shots", "seeds", "auc", "gauc", "started")
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tallrec.cli_runs import RunArgument
+from tallrec.cli_runs import ByOption, RunArgument
 from tallrec.console import say
 
 
@@ -43,6 +43,7 @@ def serve(
         typer.Option(help="Another name of this server, where there is no token; repeatable."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed.", show_default="the first")] = None,
+    by: ByOption = None,
     max_items: Annotated[
         int, typer.Option(min=1, help="Candidates, and events of a history, of a request.")
     ] = 500,
@@ -64,7 +65,7 @@ def serve(
 
     limits = Limits(max_items, max_title, max_body, max_seconds, queue, batch_tokens)
     names = (host, "127.0.0.1", "localhost", *(allow_host or ()))
-    settings = Settings(limits, _token(token_file), names, tuple(cors or ()))
+    settings = Settings(limits, _token(token_file), names, tuple(cors or ()), by)
     serve_run(run, host=host, port=port, feedback=feedback, settings=settings, seed=seed, say=say)
 
 

@@ -167,6 +167,15 @@ class EvaluationRecipe(_Strict):
     """Tokens in one forward pass."""
 
 
+class GaussianProcessRecipe(_Strict):
+    """A recommender on the same shots, which takes from the backbone what it knows of titles."""
+
+    history: int = Field(200, ge=1)
+    """How many of a user's latest events it reads."""
+    components: int = Field(64, ge=1)
+    """How many numbers a title's vector has."""
+
+
 class Recipe(_Strict):
     """Everything that decides what a run computes."""
 
@@ -183,6 +192,8 @@ class Recipe(_Strict):
     stages: tuple[Stage, ...] = (ShotsStage(),)
     """Tuned one after the other, each going on from the adapter of the one before; without any,
     the backbone is measured as it is, with `backbone.adapter` if there is one."""
+    gaussian_process: GaussianProcessRecipe | None = None
+    """Fitted beside the model, evaluated with it, and what recommends; only the model without."""
     evaluation: EvaluationRecipe = EvaluationRecipe()
 
     @model_validator(mode="after")

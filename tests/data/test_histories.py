@@ -7,9 +7,11 @@ from tallrec.data.histories import (
     history_of,
     samples_of_histories,
     samples_of_pairs,
+    samples_of_questions,
     samples_of_table,
 )
 from tallrec.data.samples import build_samples, in_blocks
+from tallrec.types import Item, Sample
 from tests.data.interactions import dataset, diary
 
 SAMPLES = build_samples(dataset(*diary("u", 7), *diary("v", 4)), history=2)
@@ -101,3 +103,25 @@ def test_a_pair_has_the_history_before_its_item_or_all_of_it():
     ]
     with pytest.raises(ValueError, match="user 'w' has no interactions here"):
         samples_of_pairs(SAMPLES, pairs.with_columns(user=pl.lit("w")), longest=3)
+
+
+def test_questions_with_items_of_no_catalogue():
+    known = Item("a", "Known")
+    shared = ((known, True), (Item("", "Somewhere else"), False))
+    catalog = pl.DataFrame({"item": ["a", "b"], "title": ["Known", "Other"], "creator": [None] * 2})
+    catalog = catalog.cast({"creator": pl.String})
+    other = Item("b", "Other")
+    alone = Sample("", (), known)
+    questions = [Sample("", shared, other), alone, Sample("", shared, Item("", "New", "Someone"))]
+    samples = samples_of_questions(catalog, questions, longest=10)
+    shown = [
+        ([(i.title, liked) for i, liked in s.history], s.target.title, s.target.creator)
+        for s in samples
+    ]
+    both = [("Known", True), ("Somewhere else", False)]
+    assert shown == [(both, "Other", None), ([], "Known", None), (both, "New", "Someone")]
+    assert samples.events.height == 2
+    assert samples.catalog["item"].is_unique().all()
+    assert samples_of_questions(catalog, [alone], longest=10).catalog is catalog
+    (latest,) = samples_of_questions(catalog, questions[:1], longest=1)
+    assert [item.title for item, _ in latest.history] == ["Somewhere else"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from tallrec.types import IntArray, Samples
+from tallrec.types import IntArray, Sample, Samples
 
 History = Sequence[tuple[str, bool]]
 """(item id, liked) pairs, oldest first."""
@@ -159,6 +159,44 @@ def samples_of_pairs(samples: Samples, pairs: pl.DataFrame, *, longest: int) -> 
         timestamp=pl.lit(None, pl.Int64),
     )
     return Samples(samples.catalog, samples.events, rows)
+
+
+def samples_of_questions(
+    catalog: pl.DataFrame, questions: Sequence[Sample], *, longest: int
+) -> Samples:
+    """Puts single questions into one table; items that the catalogue lacks are added to it.
+
+    Args:
+        catalog: The items; see `Samples`.
+        questions: What to ask. A history that several of them share is stored once.
+        longest: How many of a history's latest events a sample shows.
+
+    Returns:
+        One sample without label for each question. Its catalogue is the one given, if that has all
+        items.
+    """
+    histories = {id(question.history): question.history for question in questions}
+    places = {history: place for place, history in enumerate(histories)}
+    events = [event for history in histories.values() for event in history]
+    ids = set(catalog["item"])
+    asked = [item for item, _ in events] + [question.target for question in questions]
+    new = dict.fromkeys(item for item in asked if item.id not in ids)
+    names = {item: f"\x00{n}" for n, item in enumerate(new)}  # no id of a catalogue is such
+    if new:
+        rows = [(names[item], item.title, item.creator) for item in new]
+        schema = {"item": pl.String, "title": pl.String, "creator": pl.String}
+        added = pl.DataFrame(rows, schema=schema, orient="row")
+        catalog = pl.concat([catalog.select(*schema), added])
+    items = pl.Series([names.get(item, item.id) for item in asked], dtype=pl.String)
+    return _samples(
+        catalog,
+        np.array([len(history) for history in histories.values()], dtype=np.int64),
+        items[: len(events)],
+        pl.Series([liked for _, liked in events], dtype=pl.Boolean),
+        owners=np.array([places[id(question.history)] for question in questions], dtype=np.int64),
+        targets=items[len(events) :],
+        longest=longest,
+    )
 
 
 def _samples(

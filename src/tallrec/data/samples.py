@@ -150,6 +150,29 @@ def _rows(events: pl.DataFrame, positions: IntArray, stops: IntArray, history: i
     )
 
 
+def with_histories(samples: Samples, longest: int) -> Samples:
+    """Shows more of each history, or less.
+
+    Args:
+        samples: Any samples.
+        longest: How many of the events before the target to show, the latest of all the user has.
+
+    Returns:
+        The same samples with other histories; a sample that shows none still shows none.
+
+    Raises:
+        ValueError: If `longest` is below 1.
+    """
+    if longest < 1:
+        raise ValueError(f"a history must be at least 1 event long; got {longest}")
+    starts, stops = samples.spans.T
+    positions = positions_in_group(samples.events["user"])
+    before = np.zeros_like(starts)
+    shown = starts < stops
+    before[shown] = np.minimum(positions[stops[shown] - 1] + 1, longest)
+    return replace(samples, rows=samples.rows.with_columns(start=pl.Series(stops - before)))
+
+
 def in_blocks(samples: Samples, block: int) -> Samples:
     """Shows more of each history: all from where the block of events it begins in begins.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -148,8 +148,9 @@ class Card(BaseModel):
     """What the served model is, and the test AUC that its run's report gives."""
 
     model: str
+    by: Literal["model", "gaussian-process"]
     backbone: str
-    template: str
+    template: str | None
     shots: int
     seed: int
     domain: str

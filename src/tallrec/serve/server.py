@@ -48,7 +48,7 @@ def serve_run(
     check_public(host, settings.token)
     listener = bound(host, port)
     say(f"Loading {run}")
-    model = ServedModel.load(run, seed=seed)
+    model = ServedModel.load(run, seed=seed, by=settings.by)
     beside = run.resolve()
     url = feedback or f"sqlite:///{beside.with_name(f'{beside.name}.feedback.db')}"
     app = create_app(Service(model, FeedbackStore(url), settings))

@@ -33,12 +33,14 @@ class Settings:
         token: The bearer token that clients need, or None.
         hosts: Host names that requests may name; any with a token.
         origins: Web pages of other origins that may ask; none unless given.
+        by: What scores, also after a reload; see `Recommender.load`.
     """
 
     limits: Limits = field(default_factory=Limits)
     token: str | None = None
     hosts: tuple[str, ...] = ("127.0.0.1", "localhost")
     origins: tuple[str, ...] = ()
+    by: str | None = None
 
 
 class Service:
@@ -83,7 +85,8 @@ class Service:
         if not self._reloading.acquire(blocking=False):
             raise HTTPException(409, "another reload is going on")
         try:
-            model = ServedModel.load(Path(run) if run is not None else self.model.path)
+            path = Path(run) if run is not None else self.model.path
+            model = ServedModel.load(path, by=self.settings.by)
             self.store.keep_items(model.items.values(), model.domain)
         except (ValueError, OSError) as error:
             raise HTTPException(422, str(error)) from None

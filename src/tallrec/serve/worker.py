@@ -9,11 +9,9 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from itertools import takewhile
 from typing import NamedTuple
 
-from tallrec.prompts.answers import TokenRow
-from tallrec.serve.model import ServedModel
+from tallrec.serve.model import Row, ServedModel
 from tallrec.types import FloatArray, Sample
 
 # Of a request's time: what may pass by estimate until it is scored. Requests differ, so estimates
@@ -51,7 +49,7 @@ class _Job:
     samples: Sequence[Sample]
     future: Future[Scored] = field(default_factory=Future)
     model: ServedModel | None = None  # whose tokens the rows are
-    rows: list[TokenRow] = field(default_factory=list)
+    rows: Sequence[Row] = ()
     tokens: int = 0
 
 
@@ -201,8 +199,5 @@ def _encoded(job: _Job, model: ServedModel) -> bool:
     except Exception as error:
         job.future.set_exception(error)
         return False
-    ids = [row.prompt for row in job.rows]
-    pairs = zip(min(ids), max(ids), strict=False)  # what these share, all between them share
-    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-    job.tokens = shared + sum(len(row) - shared for row in ids)
+    job.tokens = model.size(job.rows)
     return True

@@ -8,7 +8,6 @@ from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 from torch import Tensor
 
 from tallrec.baselines import COUNTING_BASELINES
@@ -22,7 +21,7 @@ from tallrec.evaluate import COUNTING, System
 from tallrec.recipe import Recipe
 from tallrec.steps.data import Say, backbone_source
 from tallrec.steps.score import kept
-from tallrec.steps.tune import shots_of
+from tallrec.steps.tune import labelled_of, shots_of
 from tallrec.types import FloatArray, Samples
 
 FULL_DATA = "the training part, and all users who occur in no part"
@@ -106,14 +105,8 @@ def score_references(
 
 def count(recipe: Recipe, own: Prepared, samples: Samples) -> list[System]:
     """The counting baselines, fitted on the same shots as each seed's adapter."""
-
-    def shots(seed: int) -> Samples:
-        tuned_on, valid = shots_of(recipe, own, seed)
-        if valid is not None and recipe.shots.validation == "shots":
-            return replace(tuned_on, rows=pl.concat([tuned_on.rows, valid.rows]))
-        return tuned_on
-
-    return counting_systems([shots(seed) for seed in recipe.seeds], samples)
+    shots = [labelled_of(recipe, own, seed) for seed in recipe.seeds]
+    return counting_systems(shots, samples)
 
 
 def counting_systems(shots: Sequence[Samples], samples: Samples) -> list[System]:

@@ -22,6 +22,7 @@ from tallrec.llm.backbone import Backbone
 from tallrec.run import RunDir
 from tallrec.steps.baselines import FULL_DATA, count, score_references, score_sequential
 from tallrec.steps.data import Say
+from tallrec.steps.gaussian import score_process
 from tallrec.steps.score import (
     finished_run,
     questions_of,
@@ -67,6 +68,15 @@ def evaluate_run(
         users=samples.users,
         systems=(
             *_models(run, samples, out, prepared.info.domain, backbone, say),
+            *score_process(
+                run,
+                own,
+                samples,
+                out,
+                domain=prepared.info.domain,
+                backbone=backbone,
+                say=say,
+            ),
             *score_sequential(run.recipe, own, samples, out, say=say),
             *score_references(run.recipe, own, samples, out, say=say),
             *count(run.recipe, own, samples),

@@ -16,14 +16,19 @@ from tallrec.data.histories import History, check_items, history_of, samples_of_
 from tallrec.data.prepared import read_prepared
 from tallrec.data.samples import in_blocks
 from tallrec.data.titles import Match, TitleIndex
+from tallrec.gaussian import GaussianProcess
 from tallrec.llm.backbone import Backbone
 from tallrec.llm.scoring import LlmScorer
 from tallrec.progress import OnProgress
 from tallrec.recommend import best_items, influences
 from tallrec.steps.data import Say
+from tallrec.steps.gaussian import processes_of
 from tallrec.steps.score import finished_run, seed_scorer
 from tallrec.steps.tune import load
 from tallrec.types import FloatArray, Item, Samples
+
+BY = ("model", "gaussian-process")
+"""What a recommender may score by."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +39,16 @@ class Recommender:
     to be used by two threads at once.
 
     Attributes:
-        scorer: The tuned model.
+        scorer: The tuned model, or the run's Gaussian process.
         samples: The events of the run's data, and its catalogue.
+        domain: The noun for an item.
         longest: How many of the latest events of a history the scorer sees at least.
         block: How many events the beginning of what it sees moves at once; see `in_blocks`.
     """
 
-    scorer: LlmScorer
+    scorer: LlmScorer | GaussianProcess
     samples: Samples
+    domain: str
     longest: int
     block: int
 
@@ -52,6 +59,7 @@ class Recommender:
         *,
         seed: int | None = None,
         data: Path | None = None,
+        by: str | None = None,
         backbone: Backbone | None = None,
         say: Say = print,
     ) -> Recommender:
@@ -61,26 +69,42 @@ class Recommender:
             run: The run directory.
             seed: Which of its seeds; the first unless given.
             data: A prepared folder, whose catalogue and users count instead of the run's own.
+            by: What scores, one of `BY`; unless given, the Gaussian process if the run's recipe has
+                one.
             backbone: The run's backbone, if it is loaded already; `close` gives it back bare.
             say: Shows a line to the user.
 
         Raises:
-            ValueError: If the run is unfinished or has no such seed, or the folder is not right.
+            ValueError: If the run is unfinished, has no such seed or no process, or the folder is
+                not right.
         """
         opened = finished_run(Path(run))
         seeds = opened.recipe.seeds
         if seed is not None and seed not in seeds:
             raise ValueError(f"{run} has the seeds {', '.join(map(str, seeds))}; got {seed}")
-        prepared = read_prepared(data or Path(opened.info["data"]["folder"]))
-        backbone = backbone or load(opened.recipe, say=say)
-        return cls(
-            scorer=seed_scorer(
-                opened, backbone, seeds[0] if seed is None else seed, prepared.info.domain
-            ),
-            samples=prepared.splits.train,
-            longest=prepared.info.history,
-            block=opened.recipe.evaluation.block,
-        )
+        seed = seeds[0] if seed is None else seed
+        own = read_prepared(Path(opened.info["data"]["folder"]))
+        prepared = read_prepared(data) if data else own
+        domain, process = prepared.info.domain, opened.recipe.gaussian_process
+        if by is None:
+            by = "model" if process is None else "gaussian-process"
+        if by not in BY:
+            raise ValueError(f"a run can be asked by {' or '.join(BY)}; got {by!r}")
+        if by == "model":
+            backbone = backbone or load(opened.recipe, say=say)
+            scorer = seed_scorer(opened, backbone, seed, domain)
+            longest, block = prepared.info.history, opened.recipe.evaluation.block
+            return cls(scorer, prepared.splits.train, domain, longest, block)
+        if process is None:
+            raise ValueError(f"{run} has no Gaussian process: its recipe has no [gaussian_process]")
+        fitted = processes_of(opened, own, domain=domain, backbone=backbone, say=say)(seed)
+        return cls(fitted, prepared.splits.train, domain, process.history, block=1)
+
+    @property
+    def llm(self) -> LlmScorer:
+        """The tuned model, of a recommender that was loaded `by="model"`."""
+        assert isinstance(self.scorer, LlmScorer)
+        return self.scorer
 
     @property
     def items(self) -> pl.DataFrame:
@@ -172,11 +196,13 @@ class Recommender:
 
     def showing(self, on_progress: OnProgress) -> Recommender:
         """The same, with a function that is told how far a ranking is."""
+        if not isinstance(self.scorer, LlmScorer):
+            return self  # it is ready before anyone could look
         return replace(self, scorer=replace(self.scorer, on_progress=on_progress))
 
     def close(self) -> None:
         """Takes the adapter off the backbone, which can then be used for another."""
-        if isinstance(self.scorer.model, PeftModel):
+        if isinstance(self.scorer, LlmScorer) and isinstance(self.scorer.model, PeftModel):
             self.scorer.model.unload()
 
     def _questions(self, history: History, items: Sequence[str]) -> Samples:

@@ -161,9 +161,13 @@ def _scores(
     if not seeds:
         return
     backbone = backbone or load(run.recipe, say=say)
+    known: dict[Path | None, FloatArray] = {}  # without a stage on shots, all seeds are one model
     for seed in seeds:
-        with unloaded_after(seed_scorer(run, backbone, seed, domain)) as scorer:
-            yield seed, _shown(scorer, samples, f"Scoring, seed {seed}")
+        adapter = run.adapter(seed)
+        if adapter not in known:
+            with unloaded_after(seed_scorer(run, backbone, seed, domain)) as scorer:
+                known[adapter] = _shown(scorer, samples, f"Scoring, seed {seed}")
+        yield seed, known[adapter]
 
 
 def seed_scorer(run: RunDir, backbone: Backbone, seed: int, domain: str) -> LlmScorer:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+
+import polars as pl
 
 from tallrec.data.prepared import Prepared, read_prepared
 from tallrec.data.samples import draw_shots, reorder
@@ -123,6 +126,14 @@ def shots_of(recipe: Recipe, prepared: Prepared, seed: int) -> tuple[Samples, Sa
     """
     own = recipe.shots.count - len(recipe.data.mixed_with) * _share_of_others(recipe)
     return _draw(recipe.shots, own, prepared, seed)
+
+
+def labelled_of(recipe: Recipe, prepared: Prepared, seed: int) -> Samples:
+    """All rows within the budget of a seed's shots: also those that tuning only stops on."""
+    tuned_on, valid = shots_of(recipe, prepared, seed)
+    if valid is not None and recipe.shots.validation == "shots":
+        return replace(tuned_on, rows=pl.concat([tuned_on.rows, valid.rows]))
+    return tuned_on
 
 
 def _share_of_others(recipe: Recipe) -> int:

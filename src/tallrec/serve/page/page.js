@@ -159,8 +159,10 @@ async function showCard() {
     const card = await service.ask("GET", "v1/model");
     for (const place of document.querySelectorAll("[data-domain]")) place.textContent = card.domain;
     const tuned = card.shots ? `tuned on ${card.shots} samples` : "not tuned";
+    const process = `a Gaussian process of ${card.shots} samples on what ${card.backbone} knows of titles`;
+    const what = card.by === "model" ? `${card.backbone}, ${tuned}` : process;
     at("card").textContent =
-      `Model ${card.model}: ${card.backbone}, ${tuned}, ${card.items.toLocaleString("en")} ${card.domain}s.`;
+      `Model ${card.model}: ${what}, ${card.items.toLocaleString("en")} ${card.domain}s.`;
     at("measured").textContent = measured(card.measured);
   } catch (error) {
     if (error.again) setTimeout(showCard, AGAIN_MS);

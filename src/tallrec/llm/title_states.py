@@ -1,0 +1,50 @@
+"""What a backbone knows of titles: its hidden states where it is about to judge one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from tallrec.llm.forward import last_hidden
+from tallrec.progress import OnProgress, silent
+from tallrec.prompts.text import quoted
+from tallrec.types import FloatArray, Item
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def title_states(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    catalog: pl.DataFrame,
+    *,
+    domain: str,
+    batch_tokens: int = 4096,
+    on_progress: OnProgress = silent,
+) -> FloatArray:
+    """The last hidden states after `In my opinion, the movie "T" is a`.
+
+    Args:
+        model: A backbone.
+        tokenizer: Its tokenizer.
+        catalog: `item`, `title`, `creator` (null where unknown), n rows.
+        domain: The noun for an item.
+        batch_tokens: Tokens in one forward pass.
+        on_progress: Called after each batch with rows done and rows in all.
+
+    Returns:
+        Shape [n, width].
+    """
+    items = (Item(*row) for row in catalog.select("item", "title", "creator").iter_rows())
+    texts = [f"In my opinion, the {domain} {quoted(item, 'by')} is a" for item in items]
+    prompts = [tokenizer.encode(text) for text in texts]
+    states = np.zeros((len(prompts), model.config.get_text_config().hidden_size))
+    done = 0
+    for rows, hidden_nd in last_hidden(model, prompts, batch_tokens):
+        states[rows] = hidden_nd.double().cpu().numpy()
+        done += len(rows)
+        on_progress(done, len(prompts), "")
+    return states
