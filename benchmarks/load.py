@@ -1,6 +1,7 @@
 """Load on `tallrec serve` by locust, on loopback: speed at some numbers of clients, or a soak.
 
     python benchmarks/load.py runs/demo               # 1, 8 and 64 clients, two minutes each
+    python benchmarks/load.py runs/demo --by model    # the tuned model, not the Gaussian process
     python benchmarks/load.py runs/demo --soak 30     # memory over 30 minutes of mixed requests
 
 The service is a process of its own that keeps its feedback in a folder of its own. A client ranks
@@ -55,10 +56,10 @@ class Service(NamedTuple):
 
 
 @contextmanager
-def serving(run: Path, folder: Path) -> Iterator[Service]:
-    """`tallrec serve` on a free port, with all settings as they are by default."""
+def serving(run: Path, folder: Path, *options: str) -> Iterator[Service]:
+    """`tallrec serve` on a free port, its limits as they are by default."""
     feedback = f"sqlite:///{folder / 'feedback.db'}"
-    command = [sys.executable, "-m", "tallrec", "serve", str(run), "--port", "0"]
+    command = [sys.executable, "-m", "tallrec", "serve", str(run), "--port", "0", *options]
     log = folder / "log"
     with log.open("w") as stderr, subprocess.Popen(
         [*command, "--feedback", feedback], stderr=stderr
@@ -116,7 +117,7 @@ def speed(service: Service, folder: Path, n: int, seconds: float) -> None:
     counts = Counter(one["status"] for one in found)
     failed = len(found) - counts[200] - counts[429] - counts[503]
     print(
-        f"| {n} | {rate:.2f} | {p50:.2f} | {p95:.2f} | {p99:.2f} | {counts[200]} | {counts[429]} "
+        f"| {n} | {rate:.2f} | {p50:.3f} | {p95:.3f} | {p99:.3f} | {counts[200]} | {counts[429]} "
         f"| {counts[503]} | {failed} | {requests / batches:.1f} | {service.peak():,.0f} |",
         flush=True,
     )
@@ -158,6 +159,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--clients", default="1,8,64")
     parser.add_argument("--seconds", type=float, default=120, help="for each number of clients")
+    parser.add_argument("--by", help="as of tallrec serve")
     parser.add_argument("--soak", type=float, metavar="MINUTES", help="instead, watch memory")
     options = parser.parse_args()
     prepared = read_prepared(Path(open_run(options.run).info["data"]["folder"]))
@@ -165,7 +167,8 @@ def main() -> None:
         folder = Path(made)
         items = prepared.splits.train.catalog["item"].to_list()
         (folder / "items.json").write_text(json.dumps(items), encoding="utf-8")
-        with serving(options.run, folder) as service:
+        by = ["--by", options.by] if options.by else []
+        with serving(options.run, folder, *by) as service:
             if options.soak:
                 soak(service, folder, int(options.clients.split(",")[0]), options.soak)
                 return

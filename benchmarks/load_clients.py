@@ -75,8 +75,10 @@ class Mixed(Client):
 
     @task(2)
     def score(self) -> None:
-        """Scores five items."""
-        self.ask("POST", "/v1/score", question(5))
+        """Scores five items after a history with a title of nobody's catalogue."""
+        asked = question(5)
+        asked["history"].append({"title": f"A film {random.random()} (1999)", "liked": True})
+        self.ask("POST", "/v1/score", asked)
 
     @task(1)
     def explain(self) -> None:

@@ -59,7 +59,7 @@ def test_scores_rankings_and_reasons_are_those_of_the_recommender(serving, serve
     assert {r["item"]: r["effect"] for r in reasons} == pytest.approx(effects, abs=1e-9)
 
 
-def test_a_title_of_nobodys_catalogue_is_read_by_the_backbone(serving, served):
+def test_a_title_of_nobodys_catalogue_is_read_by_the_backbone(serving, served, capfd):
     own = [*EVENTS, {"title": "Sea of stars", "liked": True}]
     with serving(served) as client:
         asked = {"history": own, "candidates": ["i9", "i4"]}
@@ -67,6 +67,7 @@ def test_a_title_of_nobodys_catalogue_is_read_by_the_backbone(serving, served):
         without = log_odds(client.post("/v1/score", {**asked, "history": EVENTS}))
     assert np.isfinite(list(with_title.values())).all()
     assert with_title != pytest.approx(without, abs=1e-3)
+    assert "Reading titles" not in capfd.readouterr().err  # a log of JSON lines
 
 
 def test_many_at_once_get_their_own_answers(serving, served):

@@ -8,16 +8,16 @@ import sys
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt, malloc.h
 
-_KERNELS = 256  # more than one pass needs, forward and backward
+_KERNELS = 128  # a pass of SmolLM2, forward and backward, needs fewer than 64
 _CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")  # of oneDNN, of ideep
 
 
 def keep_few_kernels() -> None:
-    """Bounds what torch's libraries keep for matrices of a shape that they have multiplied.
+    """Bounds what torch's libraries keep for each shape of matrices that they have multiplied.
 
-    They keep 1,024 kernels each, some 600 MiB, in case a shape comes again. That of a batch hardly
-    does, but in the layers of the same pass. They ask for their limits when they are first used;
-    who has set one keeps it.
+    They keep 1,024 kernels each, some 600 MiB and as much again lost between them, in case a shape
+    comes again. Few do, but in the layers of the same pass. They ask for their limits when they are
+    first used; who has set one keeps it.
     """
     for name in _CACHES:
         os.environ.setdefault(name, str(_KERNELS))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cache, partial
 from pathlib import Path
 
@@ -15,12 +16,14 @@ from tallrec.evaluate import MODEL, System
 from tallrec.gaussian import GaussianProcess, Titles, load_process, save_process
 from tallrec.llm.backbone import Backbone
 from tallrec.llm.title_states import title_states
-from tallrec.progress import shown
+from tallrec.progress import shown, silent
 from tallrec.run import RunDir
 from tallrec.steps.data import Say
 from tallrec.steps.score import kept
 from tallrec.steps.tune import labelled_of, load
 from tallrec.types import FloatArray, Samples
+
+_MANY = 1000  # titles, which take a while to read
 
 
 def score_process(
@@ -95,7 +98,9 @@ def processes_of(
         return backbone or load(run.recipe, say=say)
 
     def describe(titles: pl.DataFrame, *, domain: str) -> FloatArray:
-        with shown("Reading titles") as on_progress:
+        # A service, whose log is not for bars, asks about a few titles of nobody's catalogue.
+        telling = nullcontext(silent) if titles.height < _MANY else shown("Reading titles")
+        with telling as on_progress:
             return title_states(
                 loaded().model,
                 loaded().tokenizer,
