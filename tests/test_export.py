@@ -158,7 +158,7 @@ def test_what_was_read_from_a_gguf_file_goes_back_into_one(planted_run, samples,
     run = tune_recipe(recipe, tmp_path / "run", data=data, say=silent)
     out, few = tmp_path / "out", samples[::3]
     export_run(run.path, "gguf", out, say=silent)
-    scores = Recommender.load(run.path, say=silent).scorer(few)
+    scores = Recommender.load(run.path, by="model", say=silent).scorer(few)
     with llama_server(out / "run.gguf") as address:
         found = served(address, read_card(out), few)
     np.testing.assert_allclose(found, scores, atol=0.25)  # bfloat16 moves log-odds by up to 0.1
@@ -190,5 +190,5 @@ def test_any_server_with_openais_completions_gives_the_same_ranking(
         journal, card = Journal(tmp_path / "answers.jsonl"), read_card(out)
         template = get_template(card["template"])
         found = InContextScorer(client, journal, template, card["domain"])(few)
-    expected = Recommender.load(run.path, say=silent).scorer(few)
+    expected = Recommender.load(run.path, by="model", say=silent).scorer(few)
     assert spearmanr(found, expected).statistic >= 0.99
