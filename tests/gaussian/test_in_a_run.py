@@ -118,6 +118,23 @@ def test_another_catalogue_is_read_with_the_runs_backbone(world, tmp_path):
     assert row["metrics"]["auc"]["mean"] is not None
 
 
+def test_a_title_that_spells_a_special_token_is_text(tiny_folder):
+    backbone = load_backbone(tiny_folder, name="tiny", dtype="float32")
+    special = backbone.tokenizer.all_special_tokens[0]
+
+    def states(*titles):
+        rows = {"item": list(titles), "title": list(titles), "creator": [None] * len(titles)}
+        catalog = pl.DataFrame(rows, schema=dict.fromkeys(rows, pl.String))
+        return title_states(backbone.model, backbone.tokenizer, catalog, domain="movie")
+
+    sentence = f'In my opinion, the movie "{special}" is a'
+    ids = backbone.tokenizer(sentence, split_special_tokens=True, return_tensors="pt")
+    assert not set(ids["input_ids"][0].tolist()) & set(backbone.tokenizer.all_special_ids)
+    hidden = backbone.model(**ids, output_hidden_states=True).hidden_states[-1][0, -1]
+    np.testing.assert_allclose(states(special)[0], hidden.detach().numpy(), atol=1e-4)
+    assert states().shape == (0, backbone.model.config.hidden_size)
+
+
 def test_states_are_those_after_the_sentence_about_a_title(tiny_folder):
     """The library's own hidden states, one title at a time."""
     backbone = load_backbone(tiny_folder, name="tiny", dtype="float32")

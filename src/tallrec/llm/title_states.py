@@ -9,6 +9,7 @@ import polars as pl
 
 from tallrec.llm.forward import last_hidden
 from tallrec.progress import OnProgress, silent
+from tallrec.prompts.answers import tokenize
 from tallrec.prompts.text import quoted
 from tallrec.types import FloatArray, Item
 
@@ -40,7 +41,7 @@ def title_states(
     """
     items = (Item(*row) for row in catalog.select("item", "title", "creator").iter_rows())
     texts = [f"In my opinion, the {domain} {quoted(item, 'by')} is a" for item in items]
-    prompts = [tokenizer.encode(text) for text in texts]
+    prompts = [tokens.ids for tokens in tokenize(tokenizer, texts)] if texts else []
     states = np.zeros((len(prompts), model.config.get_text_config().hidden_size))
     done = 0
     for rows, hidden_nd in last_hidden(model, prompts, batch_tokens):
