@@ -12,6 +12,8 @@ from tests.serve.test_lifecycle import command
 
 ASKED = {"history": [{"item": "i1", "liked": True}], "candidates": ["i12", "i13", "i14"]}
 
+CLIENTS = 8
+
 
 def answer(port, request):
     """All that comes back on a connection of its own."""
@@ -35,15 +37,16 @@ def refused(came):
 
 def test_ten_thousand_malformed_requests_are_refused(runs):
     wrong = malformed(random.Random(5), 10_000)  # noqa: S311 - no secret
-    with command(runs / "first") as (process, client), ThreadPoolExecutor(8) as pool:
+    with command(runs / "first") as (process, client), ThreadPoolExecutor(CLIENTS) as pool:
         logged = pool.submit(process.stderr.read)
         before = client.post("/v1/score", ASKED)
         answers = list(pool.map(lambda request: answer(client.port, request), wrong[:2_000]))
         service = psutil.Process(process.pid)
         memory, threads = service.memory_info().rss, service.num_threads()
         answers += pool.map(lambda request: answer(client.port, request), wrong[2_000:])
+        # Asserted below: what fails in here would wait for a log that ends with the service.
         grown = service.memory_info().rss - memory
-        assert service.num_threads() <= threads
+        new_threads = service.num_threads() - threads
         after = client.post("/v1/score", ASKED)
         told = client.get("/metrics").text
         process.terminate()
@@ -55,5 +58,6 @@ def test_ten_thousand_malformed_requests_are_refused(runs):
     assert re.search(r'status="5', told) is None
     assert "tallrec_requests_open 1.0" in told
     assert grown < 20e6
+    assert new_threads <= CLIENTS  # one for each that asks at once, if they had not met before
     assert '"level": "error"' not in log
     assert "127.0.0.1:" not in log
