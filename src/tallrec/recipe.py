@@ -174,6 +174,8 @@ class GaussianProcessRecipe(_Strict):
     """How many of a user's latest events it reads."""
     components: int = Field(64, ge=1)
     """How many numbers a title's vector has."""
+    full_data: bool = False
+    """Whether one fitted on all users outside validation and test is a row of the table too."""
 
 
 class Recipe(_Strict):

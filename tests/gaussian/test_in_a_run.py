@@ -10,6 +10,7 @@ import pytest
 from tallrec.data.prepared import read_prepared, write_prepared
 from tallrec.llm.backbone import load_backbone
 from tallrec.llm.title_states import title_states
+from tallrec.steps.baselines import FULL_DATA
 from tallrec.steps.evaluate import evaluate_run
 from tallrec.steps.recommender import Recommender
 from tallrec.steps.tune import tune_recipe
@@ -25,7 +26,8 @@ def world(tmp_path_factory, tiny_folder):
     folder = tmp_path_factory.mktemp("process")
     (folder / "model").symlink_to(tiny_folder)
     write_prepared(folder / "data", planted_splits(), INFO)
-    recipe = tiny_recipe(folder, "stages=[]", "evaluation.zero_shot=false", process=True)
+    settings = ("stages=[]", "evaluation.zero_shot=false", "gaussian_process.full_data=true")
+    recipe = tiny_recipe(folder, *settings, process=True)
     tune_recipe(recipe, folder / "run", data=folder / "data", say=silent)
     evaluate_run(folder / "run", say=silent)
     return folder
@@ -40,6 +42,15 @@ def test_the_report_has_its_row_and_the_run_keeps_it(world):
     assert {difference["system"] for difference in report["differences"]} >= {row["name"]}
     for seed in (0, 1):
         assert (world / "run" / f"seed-{seed}" / "gaussian-process.npz").is_file()
+
+
+def test_one_on_all_data_stands_apart_from_those_on_shots(world):
+    report = json.loads((world / "run" / "report.json").read_text())
+    row = report["systems"][2]
+    assert row["name"].endswith(f"{NAME}, full data")
+    assert row["kind"] == "full data"
+    assert len(row["metrics"]["auc"]["per_seed"]) == 1
+    assert report["metadata"]["full_data"] == FULL_DATA
 
 
 def test_it_is_fitted_once(world):

@@ -10,6 +10,7 @@ from scipy.optimize import check_grad
 from tallrec.data.samples import draw_shots, with_histories
 from tallrec.gaussian import GaussianProcess, Titles, load_process, save_process
 from tallrec.gaussian import process as process_module
+from tallrec.gaussian.asking import _log_odds_of
 from tallrec.gaussian.fitting import Weights, _loss, signed, some_users
 from tallrec.gaussian.inputs import Opinions, opinions_of_others, shown_in
 from tallrec.gaussian.kernel import ITEM_PARTS, USER_PARTS, covariance, part_covariances
@@ -92,13 +93,13 @@ def test_a_score_is_that_of_one_large_process(process, splits):
         answers = signed(np.append(process.shown.liked, samples.event_likes[start:stop]))
         noisy = shots_and_history + noise * np.eye(len(answers))
         mean = (cross.T @ np.linalg.solve(noisy, answers)).item()
-        expected = process_module._log_odds_of(np.array([mean])).item()
+        expected = _log_odds_of(np.array([mean])).item()
         assert sample_score == pytest.approx(expected, rel=1e-6)
 
 
 def test_log_odds_are_those_of_the_mean_and_rise_where_it_leaves_the_range_of_answers():
     means = np.linspace(-1.5, 1.5, 301)
-    log_odds = process_module._log_odds_of(means)
+    log_odds = _log_odds_of(means)
     likely = np.abs(means) < 0.9
     chance = (1 + means[likely]) / 2
     np.testing.assert_allclose(log_odds[likely], np.log(chance / (1 - chance)), atol=1e-9)
@@ -116,7 +117,10 @@ def test_the_gradient_is_that_of_the_loss(shots):
     opinions = opinions_of_others(shown, items)
     parts = [part for _, part in part_covariances(opinions, opinions) if part.any()]
     prior = np.log(np.full(len(parts) + 1, 0.2))
-    arguments = (prior, np.stack(parts), signed(shown.liked))
+    answers = signed(shown.liked)
+    some = np.arange(20)
+    groups = [(np.stack(parts), answers), (np.stack(parts)[:, some][:, :, some], answers[some])]
+    arguments = (prior, groups)
     point = prior + np.linspace(-0.5, 0.5, len(prior))
     error = check_grad(
         lambda logs: _loss(logs, *arguments)[0], lambda logs: _loss(logs, *arguments)[1], point

@@ -15,16 +15,16 @@ import numpy as np
 import polars as pl
 from scipy.linalg import cholesky, solve_triangular
 
+from tallrec.gaussian.asking import items_met, score_histories
 from tallrec.gaussian.fitting import Weights, fit_weights, signed, some_users
 from tallrec.gaussian.inputs import Items, Opinions, Shown, opinions_of_others, shown_in
 from tallrec.gaussian.kernel import covariance, item_covariance
 from tallrec.gaussian.titles import Titles
-from tallrec.types import FloatArray, IntArray, Samples
+from tallrec.types import FloatArray, Samples
 
 MOST_OPINIONS = 8000
 _ROWS_AT_ONCE = 4096
 _KEPT_NUMBERS = 2**25  # 256 MiB
-_CERTAIN = 0.9
 
 
 class Read(NamedTuple):
@@ -117,68 +117,7 @@ class GaussianProcess:
         return factor, solve_triangular(factor, signed(self.shown.liked), lower=True)
 
     def _score(self, samples: Samples, read: Read) -> FloatArray:
-        starts, stops = samples.spans.T
-        shown = [samples.event_items[start:stop] for start, stop in samples.spans]
-        met = np.unique(np.concatenate([samples.targets, *shown]))
+        met = items_met(samples)
         items = read.items[met]
         known = self._known(items) if read.known is None else read.known[:, met]
-        expected = known.T @ self._solved[1]
-        scores = np.zeros(len(samples))
-        for rows in _of_one_history(starts, stops):
-            start, stop = starts[rows[0]], stops[rows[0]]
-            codes = np.append(samples.event_items[start:stop], samples.targets[rows])
-            at = np.searchsorted(met, codes)
-            opinions = _of_a_new_user(items[at], int(stop - start))
-            answers = signed(samples.event_likes[start:stop])
-            scores[rows] = self._log_odds(opinions, answers, known[:, at], expected[at])
-        return scores
-
-    def _log_odds(
-        self, opinions: Opinions, answers: FloatArray, known: FloatArray, expected: FloatArray
-    ) -> FloatArray:
-        """Log-odds of what a history is followed by.
-
-        Args:
-            opinions: Those of the history, then the targets as if each came next.
-            answers: The history's, 1 or -1, shape [h].
-            known: Of the items, L^-1 k(shots, item), shape [n_shown, h + m].
-            expected: Of the items, the mean that the shots leave, shape [h + m].
-        """
-        h = len(answers)
-        history, targets = opinions[np.arange(h)], opinions[np.arange(h, len(expected))]
-        of_history, of_targets = known[:, :h], known[:, h:]
-        parts, noise = self.weights.parts, self.weights.noise
-        mean = expected[h:]
-        if h:
-            left = covariance(parts, history, history) - of_history.T @ of_history
-            left[np.diag_indices_from(left)] += noise
-            cross = covariance(parts, history, targets) - of_history.T @ of_targets
-            factor = cholesky(left, lower=True, overwrite_a=True)
-            cross = solve_triangular(factor, cross, lower=True, overwrite_b=True)
-            mean = mean + solve_triangular(factor, answers - expected[:h], lower=True) @ cross
-        return _log_odds_of(mean)
-
-
-def _log_odds_of(mean: FloatArray) -> FloatArray:
-    """Log-odds of a like from the mean of its answer, 1 or -1, shape [n].
-
-    That mean is 2 p - 1. A regression may go beyond 1, so from 0.9 on it goes on as a line.
-    """
-    inside = np.clip(mean, -_CERTAIN, _CERTAIN)
-    slope = 2 / (1 - _CERTAIN**2)
-    log_odds: FloatArray = 2 * np.arctanh(inside) + slope * (mean - inside)
-    return log_odds
-
-
-def _of_one_history(starts: IntArray, stops: IntArray) -> list[IntArray]:
-    """Row numbers of samples, those with the same history together."""
-    _, codes = np.unique(np.stack([starts, stops]), axis=1, return_inverse=True)
-    codes = codes.ravel()
-    order = np.argsort(codes, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(codes[order])) + 1)
-
-
-def _of_a_new_user(items: Items, n_history: int) -> Opinions:
-    """Opinions of one user: a history, and what is asked about, each as if it came next."""
-    positions = np.minimum(np.arange(len(items.codes)), n_history).astype(np.float64)
-    return Opinions(np.zeros_like(items.codes), positions, items)
+        return score_histories(samples, met, items, self.weights, known, known.T @ self._solved[1])

@@ -87,20 +87,28 @@ def score_references(
     names = recipe.evaluation.references
     if not names:
         return []
-    known = full_data(
-        own.splits, samples, history=own.info.history, min_history=own.info.min_history
-    )
-    n_users = len(np.unique(known.users))
+    known = known_before(own, samples)
 
     def fit_and_score(name: str) -> FloatArray:
         return REFERENCES[name](known)(samples)
 
     systems = []
     for name in names:
-        say(f"Fitting {name} on all data: {len(known):,} samples of {n_users:,} users")
+        say(f"Fitting {name} on all data: {in_words(known)}")
         scores = kept(out / f"{name}.parquet", samples, partial(fit_and_score, name))
         systems.append(System(f"{name}, full data", "full data", scores[None]))
     return systems
+
+
+def known_before(own: Prepared, samples: Samples) -> Samples:
+    """All that may be known before samples are asked about; see `full_data`."""
+    info = own.info
+    return full_data(own.splits, samples, history=info.history, min_history=info.min_history)
+
+
+def in_words(known: Samples) -> str:
+    """How much that is."""
+    return f"{len(known):,} samples of {len(np.unique(known.users)):,} users"
 
 
 def count(recipe: Recipe, own: Prepared, samples: Samples) -> list[System]:

@@ -19,6 +19,7 @@ from tallrec.evaluate import (
 )
 from tallrec.evaluate.plots import figures, shots_figure
 from tallrec.llm.backbone import Backbone
+from tallrec.recipe import Recipe
 from tallrec.run import RunDir
 from tallrec.steps.baselines import FULL_DATA, count, score_references, score_sequential
 from tallrec.steps.data import Say
@@ -158,6 +159,11 @@ def _history_in_words(longest: int, block: int) -> str:
     return f"the latest {longest} to {longest + block - 1} events, in blocks of {block}"
 
 
+def _wants_full_data(recipe: Recipe) -> bool:
+    process = recipe.gaussian_process
+    return bool(recipe.evaluation.references) or (process is not None and process.full_data)
+
+
 def _metadata(run: RunDir, prepared: Prepared, part: str) -> dict[str, Any]:
     recipe, info = run.recipe, run.info
     return {
@@ -173,7 +179,7 @@ def _metadata(run: RunDir, prepared: Prepared, part: str) -> dict[str, Any]:
         "shots": recipe.shots.count if recipe.shots_stage else 0,
         "seeds": list(recipe.seeds),
         "validation": recipe.shots.validation,
-        **({"full_data": FULL_DATA} if recipe.evaluation.references else {}),
+        **({"full_data": FULL_DATA} if _wants_full_data(recipe) else {}),
         "tuning_seconds": [facts["seconds"] for facts in run.tuning.values()],
         "test_hash": questions_hash(prepared.splits.parts()[part]),
         "tallrec": info["tallrec"],

@@ -13,11 +13,12 @@ import polars as pl
 from tallrec.data.prepared import Prepared
 from tallrec.data.samples import with_histories
 from tallrec.evaluate import MODEL, System
-from tallrec.gaussian import GaussianProcess, Titles, load_process, save_process
+from tallrec.gaussian import CrowdProcess, GaussianProcess, Titles, load_process, save_process
 from tallrec.llm.backbone import Backbone
 from tallrec.llm.title_states import title_states
 from tallrec.progress import shown, silent
 from tallrec.run import RunDir
+from tallrec.steps.baselines import in_words, known_before
 from tallrec.steps.data import Say
 from tallrec.steps.score import kept
 from tallrec.steps.tune import labelled_of, load
@@ -36,7 +37,7 @@ def score_process(
     backbone: Backbone | None = None,
     say: Say = print,
 ) -> list[System]:
-    """The scores of a run's Gaussian process; none where its recipe has no such thing.
+    """The scores of a run's Gaussian processes; none where its recipe has no such thing.
 
     Args:
         run: A tuned run.
@@ -58,7 +59,17 @@ def score_process(
 
     files = {seed: out / f"seed-{seed}" / "gaussian-process.parquet" for seed in run.recipe.seeds}
     scores = [kept(file, samples, partial(score, seed)) for seed, file in files.items()]
-    return [System(process_name(run), MODEL, np.array(scores))]
+    systems = [System(process_name(run), MODEL, np.array(scores))]
+
+    def score_of_all() -> FloatArray:
+        known = known_before(own, samples)
+        say(f"Fitting a Gaussian process on all data: {in_words(known)}")
+        return CrowdProcess.fit(known, processes(run.recipe.seeds[0]).titles)(asked)
+
+    if wanted.full_data:
+        of_all = kept(out / "gaussian-process.parquet", samples, score_of_all)
+        systems.append(System(f"{process_name(run)}, full data", "full data", of_all[None]))
+    return systems
 
 
 def process_name(run: RunDir) -> str:
