@@ -19,7 +19,8 @@ import numpy as np
 
 from tallrec.baselines import COUNTING_BASELINES
 from tallrec.data.prepared import read_prepared
-from tallrec.data.samples import draw_shots, with_histories
+from tallrec.data.samples import with_histories
+from tallrec.data.shots import draw_shots
 from tallrec.evaluate import COUNTING, METRICS, MODEL, Evaluation, System, summarize
 from tallrec.gaussian import GaussianProcess, Titles, kernel
 from tallrec.llm.title_states import title_states

@@ -43,6 +43,13 @@ def expected(planted_run, samples, tiny_folder):
     return seed_scorer(planted_run, backbone, 0, "movie")(samples)
 
 
+def tuned_135m(planted_run, out, *, dtype):
+    """A run of the embedded model, hardly tuned, on the data of another."""
+    settings = ("seeds=[0]", "shots.count=4", "shots.orders=1", "stages.0.epochs=1")
+    recipe = load_recipe("demo", (*settings, f"backbone.dtype={dtype}"))
+    return tune_recipe(recipe, out, data=planted_run.path.parent / "data", say=silent)
+
+
 def log_odds(model, folder, samples, base=None):
     """Plain transformers, one prompt after the other, with the tokenizer of another folder."""
     tokenizer, card = AutoTokenizer.from_pretrained(base or folder), read_card(folder)
@@ -152,10 +159,7 @@ def test_a_run_without_an_adapter_has_nothing_to_export(planted_run, tmp_path):
 
 @pytest.mark.slow
 def test_what_was_read_from_a_gguf_file_goes_back_into_one(planted_run, samples, tmp_path):
-    settings = ("seeds=[0]", "shots.count=4", "shots.orders=1", "stages.0.epochs=1")
-    recipe = load_recipe("demo", (*settings, "backbone.dtype=bfloat16"))
-    data = planted_run.path.parent / "data"
-    run = tune_recipe(recipe, tmp_path / "run", data=data, say=silent)
+    run = tuned_135m(planted_run, tmp_path / "run", dtype="bfloat16")
     out, few = tmp_path / "out", samples[::3]
     export_run(run.path, "gguf", out, say=silent)
     scores = Recommender.load(run.path, by="model", say=silent).scorer(few)
@@ -177,10 +181,7 @@ def test_any_server_with_openais_completions_gives_the_same_ranking(
     planted_run, samples, tmp_path, monkeypatch
 ):
     """As `tallrec in-context --completions` asks it, which needs a few top log-probabilities."""
-    settings = ("seeds=[0]", "shots.count=4", "shots.orders=1", "stages.0.epochs=1")
-    recipe = load_recipe("demo", (*settings, "backbone.dtype=float32"))
-    data = planted_run.path.parent / "data"
-    run = tune_recipe(recipe, tmp_path / "run", data=data, say=silent)
+    run = tuned_135m(planted_run, tmp_path / "run", dtype="float32")
     out, few = tmp_path / "out", samples[::3]
     export_run(run.path, "gguf", out, say=silent)
     monkeypatch.setenv(KEY_VARIABLE, KEY)

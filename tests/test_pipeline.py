@@ -57,6 +57,17 @@ def tiny_recipe(folder, *settings, process=False):
     return recipe if process else recipe.model_copy(update={"gaussian_process": None})
 
 
+def process_run(folder, model, *settings):
+    """An evaluated run of a backbone as it is, with its Gaussian process, and the folder `data`."""
+    (folder / "model").symlink_to(model)
+    write_prepared(folder / "data", planted_splits(), INFO)
+    untuned = ("stages=[]", "evaluation.zero_shot=false", *settings)
+    recipe = tiny_recipe(folder, *untuned, process=True)
+    tune_recipe(recipe, folder / "run", data=folder / "data", say=silent)
+    evaluate_run(folder / "run", say=silent)
+    return folder / "run"
+
+
 def test_a_run_holds_what_the_docs_say(world):
     run = world / "run"
     names = {str(p.relative_to(run)) for p in run.rglob("*") if p.is_file()}

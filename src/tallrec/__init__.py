@@ -14,7 +14,7 @@ _HOME = {
     "DATASETS": "tallrec.data",
     "read_table": "tallrec.data.table",
     "build_samples": "tallrec.data.samples",
-    "draw_shots": "tallrec.data.samples",
+    "draw_shots": "tallrec.data.shots",
     "load_recipe": "tallrec.recipe_files",
     "open_run": "tallrec.run",
     "tune_recipe": "tallrec.steps.tune",

@@ -6,7 +6,8 @@ import pytest
 from tallrec.assets import fetch
 from tallrec.baselines import COUNTING_BASELINES
 from tallrec.data.movielens import read_movielens_100k
-from tallrec.data.samples import build_samples, draw_shots
+from tallrec.data.samples import build_samples
+from tallrec.data.shots import draw_shots
 from tallrec.data.splits import split_paper
 from tallrec.evaluate import METRICS
 

@@ -1,6 +1,5 @@
-"""Which events become questions, and which of them are drawn."""
+"""Which events become questions."""
 
-from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -10,9 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tallrec.data.samples import (
-    STRATIFY,
     build_samples,
-    draw_shots,
     full_data,
     in_blocks,
     positions_in_group,
@@ -151,24 +148,6 @@ def test_samples_are_what_plain_python_says(events, history):
         assert summary(samples) == expected
 
 
-PLANTED = planted_splits().train
-KEYS = PLANTED.rows.select("user", "target").rows()
-
-
-def keys(samples):
-    return samples.rows.select("user", "target").rows()
-
-
-@pytest.mark.parametrize("stratify", STRATIFY)
-@pytest.mark.parametrize("k", [1, 16, 64, len(PLANTED)])
-def test_shots_are_drawn_once_each_and_again_with_the_same_seed(stratify, k):
-    drawn = keys(draw_shots(PLANTED, k, seed=3, stratify=stratify))
-    assert len(set(drawn)) == len(drawn) == k
-    assert set(drawn) <= set(KEYS)
-    assert keys(draw_shots(PLANTED, k, seed=3, stratify=stratify)) == drawn
-    assert keys(draw_shots(PLANTED, k, seed=4, stratify=stratify)) != drawn
-
-
 def test_full_data_has_the_users_of_no_part_and_of_no_question_too():
     splits = planted_splits(users=8)
     everything = full_data(splits, splits.test, history=8, min_history=8)
@@ -178,42 +157,6 @@ def test_full_data_has_the_users_of_no_part_and_of_no_question_too():
     assert summary(everything) == summary(splits.train[12 * 3 :]) + summary(splits.train[: 12 * 3])
     asked = splits.train[: 12 * 3]  # a part of another folder
     assert summary(full_data(later, asked, history=8, min_history=8)) == summary(later.train)
-
-
-def test_more_shots_begin_with_fewer():
-    few, many = (keys(draw_shots(PLANTED, k, seed=0)) for k in (16, 64))
-    assert many[:16] == few
-
-
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("k", [1, 7, 16, 100])
-def test_stratified_by_label_keeps_the_share_of_likes(seed, k):
-    skewed = PLANTED[np.flatnonzero(PLANTED.labels | (np.arange(len(PLANTED)) % 5 == 0))]
-    shots = draw_shots(skewed, k, seed=seed, stratify="label")
-    assert abs(shots.labels.sum() - k * skewed.labels.mean()) <= 0.5
-
-
-def test_stratified_by_label_takes_all_there_is():
-    shots = draw_shots(PLANTED, len(PLANTED), seed=0, stratify="label")
-    assert sorted(keys(shots)) == sorted(KEYS)
-
-
-@pytest.mark.parametrize("k", [5, 30, 45])
-def test_stratified_by_user_spreads_over_the_users(k):
-    counts = Counter(draw_shots(PLANTED, k, seed=0, stratify="user").users.tolist())
-    assert len(counts) == min(k, 30)
-    assert max(counts.values()) - min(counts.values()) <= 1
-
-
-@pytest.mark.parametrize("k", [0, -1, len(PLANTED) + 1])
-def test_a_number_of_shots_that_is_not_there(k):
-    with pytest.raises(ValueError, match=f"between 1 and the 360 training rows; got {k}"):
-        draw_shots(PLANTED, k, seed=0)
-
-
-def test_an_unknown_stratification():
-    with pytest.raises(ValueError, match="one of none, label, user; got 'age'"):
-        draw_shots(PLANTED, 4, seed=0, stratify="age")
 
 
 LIBRARIES = st.lists(st.integers(1, 14), min_size=1, max_size=12)  # how many books each user has

@@ -14,8 +14,7 @@ from tallrec.steps.baselines import FULL_DATA
 from tallrec.steps.evaluate import evaluate_run
 from tallrec.steps.recommender import Recommender
 from tallrec.steps.tune import tune_recipe
-from tests.planted import planted_splits
-from tests.test_pipeline import INFO, silent, tiny_recipe
+from tests.test_pipeline import INFO, process_run, silent, tiny_recipe
 
 NAME = "Gaussian process"
 
@@ -24,12 +23,7 @@ NAME = "Gaussian process"
 def world(tmp_path_factory, tiny_folder):
     """The run `run` of the backbone as it is, evaluated, and its prepared folder `data`."""
     folder = tmp_path_factory.mktemp("process")
-    (folder / "model").symlink_to(tiny_folder)
-    write_prepared(folder / "data", planted_splits(), INFO)
-    settings = ("stages=[]", "evaluation.zero_shot=false", "gaussian_process.full_data=true")
-    recipe = tiny_recipe(folder, *settings, process=True)
-    tune_recipe(recipe, folder / "run", data=folder / "data", say=silent)
-    evaluate_run(folder / "run", say=silent)
+    process_run(folder, tiny_folder, "gaussian_process.full_data=true")
     return folder
 
 

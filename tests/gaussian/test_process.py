@@ -7,7 +7,8 @@ import polars as pl
 import pytest
 from scipy.optimize import check_grad
 
-from tallrec.data.samples import draw_shots, with_histories
+from tallrec.data.samples import with_histories
+from tallrec.data.shots import draw_shots
 from tallrec.gaussian import GaussianProcess, Titles, load_process, save_process
 from tallrec.gaussian import process as process_module
 from tallrec.gaussian.asking import _log_odds_of

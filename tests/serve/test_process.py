@@ -5,13 +5,9 @@ import threading
 import numpy as np
 import pytest
 
-from tallrec.data.prepared import write_prepared
 from tallrec.serve.model import ServedModel, ServedProcess
 from tallrec.serve.service import Settings
-from tallrec.steps.evaluate import evaluate_run
-from tallrec.steps.tune import tune_recipe
-from tests.planted import planted_splits
-from tests.test_pipeline import INFO, silent, tiny_recipe
+from tests.test_pipeline import process_run
 
 HISTORY = [("i0", True), ("i1", False), ("i2", True)]
 EVENTS = [{"item": item, "liked": liked} for item, liked in HISTORY]
@@ -20,14 +16,7 @@ KEY = "a token of sixteen characters or more"
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, tiny_folder):
-    """An evaluated run of the backbone as it is, with a Gaussian process."""
-    folder = tmp_path_factory.mktemp("process")
-    (folder / "model").symlink_to(tiny_folder)
-    write_prepared(folder / "data", planted_splits(), INFO)
-    recipe = tiny_recipe(folder, "stages=[]", "evaluation.zero_shot=false", process=True)
-    tune_recipe(recipe, folder / "run", data=folder / "data", say=silent)
-    evaluate_run(folder / "run", say=silent)
-    return folder / "run"
+    return process_run(tmp_path_factory.mktemp("process"), tiny_folder)
 
 
 @pytest.fixture(scope="module")

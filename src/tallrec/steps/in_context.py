@@ -20,7 +20,7 @@ from tallrec.baselines.in_context import InContextScorer, count_answers
 from tallrec.baselines.journal import Journal
 from tallrec.baselines.replies import interpret
 from tallrec.data.prepared import Prepared, read_prepared
-from tallrec.data.samples import draw_shots
+from tallrec.data.shots import draw_shots
 from tallrec.evaluate import AnswerCounts, Evaluation, Result, System, summarize, write_report
 from tallrec.evaluate.bootstrap import N_RESAMPLES
 from tallrec.evaluate.plots import figures

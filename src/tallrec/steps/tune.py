@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from tallrec.data.prepared import Prepared, read_prepared
-from tallrec.data.samples import draw_shots, reorder
+from tallrec.data.shots import draw_shots, reorder
 from tallrec.llm.backbone import Backbone, load_backbone
 from tallrec.prompts.answers import TokenRow
 from tallrec.prompts.responses import ended
