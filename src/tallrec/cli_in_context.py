@@ -7,16 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tallrec.cli_options import numbers, resumable
+from tallrec.cli_options import (
+    BaseUrlOption,
+    CompletionsOption,
+    ConcurrencyOption,
+    KeyVariableOption,
+    numbers,
+    resumable,
+)
 from tallrec.console import say, show
 
 if TYPE_CHECKING:
     from tallrec.baselines.endpoint import Endpoint
 
 
-BaseUrlOption = Annotated[
-    str | None, typer.Option(help="Such as http://127.0.0.1:8080/v1.", show_default="OpenAI's")
-]
 RowsOption = Annotated[
     int | None, typer.Option(help="Ask about so many rows, drawn at random.", show_default="all")
 ]
@@ -31,22 +35,14 @@ def in_context(
         typer.Option(help="Instead of an endpoint: asset, Hugging Face id, folder or GGUF file."),
     ] = None,
     base_url: BaseUrlOption = None,
-    key_variable: Annotated[
-        str | None,
-        typer.Option(
-            help="Environment variable with the key.",
-            show_default="OPENAI_API_KEY for OpenAI, no key for others",
-        ),
-    ] = None,
+    key_variable: KeyVariableOption = None,
     template: Annotated[str, typer.Option(help="paper, paper-clean or timeline.")] = "paper",
     shots: Annotated[str, typer.Option(help="Numbers of worked examples.")] = "0,4",
     seeds: Annotated[str, typer.Option(help="Seeds of the draws of examples.")] = "0",
     part: Annotated[str, typer.Option(help="Which part: train, valid or test.")] = "test",
     rows: RowsOption = None,
-    completions: Annotated[
-        bool, typer.Option("--completions", help="Complete the text; for base models.")
-    ] = False,
-    concurrency: Annotated[int, typer.Option(help="Most questions on their way at once.")] = 4,
+    completions: CompletionsOption = False,
+    concurrency: ConcurrencyOption = 4,
     requests_per_minute: Annotated[
         float | None, typer.Option(help="Most requests in a minute.", show_default="no limit")
     ] = None,

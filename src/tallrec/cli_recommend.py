@@ -7,7 +7,21 @@ from typing import Annotated
 
 import typer
 
-from tallrec.cli_options import resumable
+from tallrec.cli_options import (
+    BUCKETS,
+    AddressOption,
+    BaseUrlOption,
+    BucketsOption,
+    CompletionsOption,
+    ConcurrencyOption,
+    EngineOption,
+    KeyVariableOption,
+    WorkersOption,
+    check_no_cluster,
+    cluster_of,
+    end_with,
+    resumable,
+)
 from tallrec.cli_runs import ByOption, RunArgument
 from tallrec.console import say, show
 
@@ -63,27 +77,80 @@ def recommend(
 
 def score(
     run: RunArgument,
-    out: Annotated[Path, typer.Option(help="The Parquet file to write.")],
+    out: Annotated[
+        str, typer.Option(help="The Parquet file to write; a folder, for ray.", metavar="PATH")
+    ],
     table: Annotated[
-        Path | None,
-        typer.Option(help="Score this Parquet file: item, and user or history; see the docs."),
+        str | None,
+        typer.Option(
+            help="Score this Parquet file: item, and user or history; see the docs. Ray takes "
+            "folders, patterns and URLs.",
+            metavar="PATH",
+        ),
     ] = None,
-    data: DataOption = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="A prepared folder instead of the run's own.", metavar="PATH"),
+    ] = None,
     part: Annotated[
         str | None,
         typer.Option(help="Or which part: train, valid or test.", show_default="test"),
     ] = None,
+    engine: EngineOption = None,
+    address: AddressOption = None,
+    workers: WorkersOption = None,
+    buckets: BucketsOption = BUCKETS,
+    model: Annotated[
+        str | None, typer.Option(help="Ray: a model of an endpoint, asked instead of the run's.")
+    ] = None,
+    base_url: BaseUrlOption = None,
+    key_variable: KeyVariableOption = None,
+    completions: CompletionsOption = False,
+    concurrency: ConcurrencyOption = 4,
 ) -> None:
     """Write the log-odds of a like for every row of a table, or every sample of a part."""
     if table is not None and part is not None:
         raise ValueError("give either --table or --part")
+    if engine is not None:
+        if table is None:
+            raise ValueError("--engine ray scores a --table")
+        from tallrec.baselines.endpoint import OPENAI, Endpoint
+        from tallrec.steps.score_on_ray import score_on_ray
+
+        cluster = cluster_of(engine, address, workers)
+        endpoint = None
+        if model is not None:
+            endpoint = Endpoint(
+                model=model,
+                base_url=base_url or OPENAI,
+                api="completions" if completions else "chat",
+                key_variable=key_variable,
+                concurrency=concurrency,
+            )
+        with resumable("bucket"):
+            tally = score_on_ray(
+                run,
+                table,
+                out,
+                data=data,
+                endpoint=endpoint,
+                buckets=buckets,
+                cluster=cluster,
+                say=say,
+            )
+        end_with(tally, out, "scores")
+        return
+    check_no_cluster(address, workers)
+    if model is not None:
+        raise ValueError("--model is for --engine ray")
+    folder = Path(data) if data is not None else None
     if table is not None:
         from tallrec.steps.score_pairs import score_pairs
 
         with resumable("chunk"):
-            rows = score_pairs(run, table, out, data=data, say=say)
+            rows = score_pairs(run, Path(table), Path(out), data=folder, say=say)
     else:
         from tallrec.steps.score import score_run
 
-        rows = score_run(run, out, data=data, part=part or "test", say=say).height
+        rows = score_run(run, Path(out), data=folder, part=part or "test", say=say).height
     say(f"{rows:,} scores written to {out}")

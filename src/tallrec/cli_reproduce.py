@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tallrec.cli_in_context import BaseUrlOption, RowsOption
-from tallrec.cli_options import numbers, resumable
+from tallrec.cli_in_context import RowsOption
+from tallrec.cli_options import BaseUrlOption, numbers, resumable
 from tallrec.cli_recipe import SettingsOption
 from tallrec.console import say, show_markdown
 

@@ -13,7 +13,10 @@ from tallrec.files import sha256, whole_folder
 from tallrec.types import PARTS, Samples, Splits
 
 _INFO = "prepared.json"
-_TABLES = ("catalog", "events", *PARTS)
+TABLES = ("catalog", "events", *PARTS)
+"""The tables of a prepared folder; each is a Parquet file."""
+BUCKETS = "buckets.json"
+"""In a folder of many prepared folders with one catalogue: a bucket of the users each."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,12 @@ class Prepared:
 
 
 def write_prepared(
-    folder: Path, splits: Splits, info: PreparedInfo, files: Mapping[str, bytes] | None = None
+    folder: Path,
+    splits: Splits,
+    info: PreparedInfo,
+    files: Mapping[str, bytes] | None = None,
+    *,
+    catalog: Path | None = None,
 ) -> dict[str, str]:
     """Writes a prepared folder; it appears whole or not at all.
 
@@ -70,6 +78,7 @@ def write_prepared(
         splits: Parts that share one catalogue and one event table.
         info: How they were made.
         files: Content of other files by name, such as an audit, that belong in the folder.
+        catalog: The catalogue's file beside the folder, where several folders share it.
 
     Returns:
         sha256 of each table by name.
@@ -82,9 +91,13 @@ def write_prepared(
     tables = {"catalog": splits.train.catalog, "events": splits.train.events}
     tables |= {name: part.rows for name, part in splits.parts().items()}
     with whole_folder(folder) as partial:
+        paths = {name: partial / f"{name}.parquet" for name in TABLES}
+        if catalog is not None:
+            paths["catalog"] = catalog
+            del tables["catalog"]
         for name, table in tables.items():
-            table.write_parquet(partial / f"{name}.parquet")
-        hashes = {name: sha256(partial / f"{name}.parquet") for name in _TABLES}
+            table.write_parquet(paths[name])
+        hashes = {name: sha256(path) for name, path in paths.items()}
         for name, content in (files or {}).items():
             (partial / name).parent.mkdir(exist_ok=True)
             (partial / name).write_bytes(content)
@@ -104,13 +117,19 @@ def read_prepared(folder: Path) -> Prepared:
         hashes = fields.pop("sha256")
         info = PreparedInfo(**fields)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        if (folder / BUCKETS).exists():
+            raise ValueError(
+                f"{folder} is in buckets: give one of them, such as {folder / 'bucket-00000'}"
+            ) from None
         raise ValueError(
             f"{folder} is not a prepared folder (it has no readable {_INFO}): make one with "
             f"'tallrec prepare DATASET --split users --out {folder}'"
         ) from None
     tables = {}
-    for name in _TABLES:
+    for name in TABLES:
         path = folder / f"{name}.parquet"
+        if name == "catalog" and not path.exists():
+            path = folder.parent / path.name  # one for all buckets
         if not path.exists() or sha256(path) != hashes.get(name):
             raise ValueError(
                 f"{path} is missing or was changed since it was prepared: prepare again"

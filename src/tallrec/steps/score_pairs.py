@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -19,7 +21,8 @@ from tallrec.steps.score import finished_run, seed_scorer, unloaded_after, write
 from tallrec.steps.tune import load
 from tallrec.types import Samples
 
-_ROWS = 4096  # of a chunk; what rows of a chunk begin with alike is computed once
+ROWS = 4096
+"""Rows of a chunk: what they begin with alike is computed once."""
 _EVENT = pl.Schema({"item": pl.String, "liked": pl.Boolean})
 _NEW = ("log_odds", "probability")
 
@@ -30,7 +33,7 @@ def score_pairs(
     out: Path,
     *,
     data: Path | None = None,
-    rows: int = _ROWS,
+    rows: int = ROWS,
     say: Say = print,
 ) -> int:
     """Scores every row of a Parquet table with a run: the mean log-odds of the run's seeds.
@@ -74,21 +77,7 @@ def _read(table: Path, prepared: Prepared) -> tuple[pl.LazyFrame, int]:
         schema = lazy.collect_schema()
     except (pl.exceptions.PolarsError, OSError) as error:
         raise ValueError(f"{table} is not a Parquet file that can be read: {error}") from None
-    if "item" not in schema or not {"user", "history"} & set(schema):
-        raise ValueError(
-            f"{table} needs a column item and one of user and history; it has {', '.join(schema)}"
-        )
-    if taken := set(_NEW) & set(schema):
-        raise ValueError(f"{table} has a column {min(taken)} already: rename it")
-    ids = ["item"] if "history" in schema else ["user", "item"]
-    for name in ids:
-        if not (schema[name].is_integer() or schema[name] == pl.String):
-            raise ValueError(f"{table}: {name} must be text or whole numbers, not {schema[name]}")
-    if "history" in schema and not _is_history(schema["history"]):
-        raise ValueError(
-            f"{table}: history must be a list of structs of item (text) and liked (true or false), "
-            f"not {schema['history']}"
-        )
+    ids = check_columns(schema, str(table))
     lazy = lazy.with_columns(pl.col(ids).cast(pl.String))
     total = int(lazy.select(pl.len()).collect().item())
     if not total:
@@ -98,6 +87,42 @@ def _read(table: Path, prepared: Prepared) -> tuple[pl.LazyFrame, int]:
     return lazy, total
 
 
+def check_columns(schema: pl.Schema, where: str) -> list[str]:
+    """Refuses a table that cannot be scored.
+
+    Args:
+        schema: Its columns.
+        where: What to call it.
+
+    Returns:
+        Its columns of ids that must be known.
+
+    Raises:
+        ValueError: If columns are missing, taken or of a wrong type.
+    """
+    if "item" not in schema or not {"user", "history"} & set(schema):
+        raise ValueError(
+            f"{where} needs a column item and one of user and history; it has {', '.join(schema)}"
+        )
+    if taken := set(_NEW) & set(schema):
+        raise ValueError(f"{where} has a column {min(taken)} already: rename it")
+    ids = ids_of(schema)
+    for name in ids:
+        if not (schema[name].is_integer() or schema[name] == pl.String):
+            raise ValueError(f"{where}: {name} must be text or whole numbers, not {schema[name]}")
+    if "history" in schema and not _is_history(schema["history"]):
+        raise ValueError(
+            f"{where}: history must be a list of structs of item (text) and liked (true or false), "
+            f"not {schema['history']}"
+        )
+    return ids
+
+
+def ids_of(schema: pl.Schema) -> list[str]:
+    """The columns of a table that hold ids of the data."""
+    return ["item"] if "history" in schema else ["user", "item"]
+
+
 def _is_history(dtype: pl.DataType) -> bool:
     inner = dtype.inner if isinstance(dtype, pl.List) else None
     return isinstance(inner, pl.Struct) and inner.to_schema() == _EVENT
@@ -105,8 +130,7 @@ def _is_history(dtype: pl.DataType) -> bool:
 
 def _check(table: Path, lazy: pl.LazyFrame, column: str, samples: Samples) -> None:
     """Finds the first row whose user or item is not in the data, before hours are spent."""
-    known = samples.catalog["item"] if column == "item" else samples.events["user"].unique()
-    unknown = pl.col(column).is_in(known.cast(pl.String).implode(), nulls_equal=True).not_()
+    unknown = unknown_in(samples, column)
     found = lazy.select(column).with_row_index("row").filter(unknown).head(1)
     row = found.collect(engine="streaming")
     if row.is_empty():
@@ -117,17 +141,25 @@ def _check(table: Path, lazy: pl.LazyFrame, column: str, samples: Samples) -> No
     raise ValueError(f"{table}, row {number}: there is no {column} {value!r} in the data")
 
 
+def unknown_in(samples: Samples, column: str) -> pl.Expr:
+    """True where the `user` or `item` (String) of a table is not in the data, or none."""
+    known = samples.catalog["item"] if column == "item" else samples.events["user"].unique()
+    return pl.col(column).is_in(known.cast(pl.String).implode(), nulls_equal=True).not_()
+
+
 def _identity(run: RunDir, prepared: Prepared, table: Path, rows: int) -> bytes:
     """What scores depend on: kept scores of anything else are not used."""
+    facts = {"table": sha256(table), **hashes_of(run), "data": prepared.hashes, "rows": rows}
+    return json.dumps(facts, indent=2).encode()
+
+
+def hashes_of(run: RunDir) -> dict[str, Any]:
+    """Which model a run's is."""
     adapters = (run.adapter(seed) for seed in run.recipe.seeds)
-    facts = {
-        "table": sha256(table),
+    return {
         "recipe": sha256(run.path / "recipe.toml"),
         "adapters": [a and sha256(a / "adapter_model.safetensors") for a in adapters],
-        "data": prepared.hashes,
-        "rows": rows,
     }
-    return json.dumps(facts, indent=2).encode()
 
 
 def _begin(parts: Path, identity: bytes) -> None:
@@ -164,13 +196,13 @@ def _score_missing(
                 chunk = table.slice(start, rows).collect(engine="streaming")
                 try:
                     scores = scorer(
-                        in_blocks(_questions(prepared, chunk), run.recipe.evaluation.block)
+                        in_blocks(questions_about(prepared, chunk), run.recipe.evaluation.block)
                     )
                 except ValueError as error:
                     raise ValueError(
                         f"rows {start} to {start + chunk.height - 1}: {error}"
                     ) from None
-                write_table(_part(parts, seed, start), pl.DataFrame({_column(seed): scores}))
+                write_table(_part(parts, seed, start), pl.DataFrame({log_odds_of(seed): scores}))
             on_progress(total, total, "")
 
 
@@ -178,11 +210,13 @@ def _part(parts: Path, seed: int, start: int) -> Path:
     return parts / f"seed-{seed}-{start:012}.parquet"
 
 
-def _column(seed: int) -> str:
+def log_odds_of(seed: int) -> str:
+    """The column of one seed's scores."""
     return f"tallrec log-odds, seed {seed}"  # no column of a table is called so
 
 
-def _questions(prepared: Prepared, chunk: pl.DataFrame) -> Samples:
+def questions_about(prepared: Prepared, chunk: pl.DataFrame) -> Samples:
+    """What the rows of a table ask; their ids are text."""
     longest, samples = prepared.info.history, prepared.splits.train
     if "history" in chunk.columns:
         return samples_of_table(samples.catalog, chunk, longest=longest)
@@ -191,11 +225,14 @@ def _questions(prepared: Prepared, chunk: pl.DataFrame) -> Samples:
 
 def _assemble(table: Path, parts: Path, run: RunDir, out: Path) -> None:
     """Streams the table and its scores beside each other into one file."""
-    seeds = [_column(seed) for seed in run.recipe.seeds]
+    seeds = [log_odds_of(seed) for seed in run.recipe.seeds]
     scores = [pl.scan_parquet(parts / f"seed-{seed}-*.parquet") for seed in run.recipe.seeds]
     beside = pl.concat([pl.scan_parquet(table), *scores], how="horizontal")
-    log_odds = pl.mean_horizontal(seeds)
     with whole_file(out) as temporary:
-        beside.with_columns(log_odds=log_odds, probability=1 / (1 + (-log_odds).exp())).drop(
-            seeds
-        ).sink_parquet(temporary)
+        beside.with_columns(*mean_of(seeds)).drop(seeds).sink_parquet(temporary)
+
+
+def mean_of(seeds: Sequence[str]) -> tuple[pl.Expr, pl.Expr]:
+    """`log_odds` and `probability` of a like, of columns of seeds."""
+    log_odds = pl.mean_horizontal(seeds)
+    return log_odds.alias("log_odds"), (1 / (1 + (-log_odds).exp())).alias("probability")
