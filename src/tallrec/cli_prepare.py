@@ -7,6 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tallrec.cli_options import (
+    BUCKETS,
+    AddressOption,
+    BucketsOption,
+    EngineOption,
+    WorkersOption,
+    check_no_cluster,
+    cluster_of,
+    end_with,
+    resumable,
+)
 from tallrec.console import say, show_markdown
 
 if TYPE_CHECKING:
@@ -14,11 +25,13 @@ if TYPE_CHECKING:
 
 
 def prepare(
-    out: Annotated[Path, typer.Option(help="The folder to write; must not exist.")],
+    out: Annotated[str, typer.Option(help="The folder to write; must not exist.", metavar="PATH")],
     dataset: Annotated[
         str | None,
         typer.Argument(
-            metavar="DATASET", help="movielens-100k, movielens-1m, book-crossing or a table file."
+            metavar="DATASET",
+            help="movielens-100k, movielens-1m, book-crossing or a table file. Ray takes Parquet "
+            "files, folders, patterns and URLs.",
         ),
     ] = None,
     from_feedback: Annotated[
@@ -64,7 +77,7 @@ def prepare(
     title: Annotated[str | None, typer.Option(help="Table: column of item titles.")] = None,
     creator: Annotated[str | None, typer.Option(help="Table: column of creators.")] = None,
     items: Annotated[
-        Path | None, typer.Option(help="Table: a second file with the titles.")
+        str | None, typer.Option(help="Table: a second file with the titles.", metavar="PATH")
     ] = None,
     items_id: Annotated[str | None, typer.Option(help="Table: item id column of --items.")] = None,
     separator: Annotated[
@@ -74,6 +87,10 @@ def prepare(
     encoding: Annotated[str, typer.Option(help="Table: such as latin-1.")] = "utf-8",
     quoting: Annotated[bool, typer.Option(help='Table: whether " encloses fields.')] = True,
     domain: Annotated[str, typer.Option(help="Table: the noun for an item.")] = "item",
+    engine: EngineOption = None,
+    address: AddressOption = None,
+    workers: WorkersOption = None,
+    buckets: BucketsOption = BUCKETS,
 ) -> None:
     """Turn a data set into a prepared folder: samples, splits and an audit."""
     from tallrec.data import DATASETS
@@ -92,12 +109,37 @@ def prepare(
         "creator": creator,
     }
     columns = {role: name for role, name in names.items() if name is not None}
+    if engine is not None:
+        if dataset is None or dataset in DATASETS:
+            raise ValueError("--engine ray prepares a table of interactions")
+        from tallrec.steps.prepare_on_ray import prepare_on_ray
+
+        with resumable("bucket"):
+            tally = prepare_on_ray(
+                dataset,
+                out,
+                split=split,
+                history=history,
+                min_history=min_history,
+                like_above=like_above,
+                seed=seed,
+                columns=columns,
+                items=items,
+                items_id=items_id,
+                domain=domain,
+                buckets=buckets,
+                cluster=cluster_of(engine, address, workers),
+                say=say,
+            )
+        end_with(tally, out, "samples")
+        return
+    check_no_cluster(address, workers)
     table = (
         {}
         if dataset in DATASETS
         else {
             "columns": columns,
-            "items": items,
+            "items": Path(items) if items is not None else None,
             "items_id": items_id,
             "separator": separator,
             "header": header,
@@ -110,7 +152,7 @@ def prepare(
         _feedback(from_feedback)
         if from_feedback is not None
         else load_dataset(str(dataset), source=source, say=say, **table),
-        out,
+        Path(out),
         split=split,
         history=history,
         min_history=min_history,

@@ -48,17 +48,34 @@ def split_users(
     Raises:
         ValueError: If there are fewer than three users or a share is not positive.
     """
+    users, places = np.unique(samples.users, return_inverse=True)
+    return by_part(samples, parts_of_users(len(users), seed=seed, shares=shares)[places])
+
+
+def parts_of_users(
+    n: int, *, seed: int = 0, shares: tuple[float, float, float] = (0.8, 0.1, 0.1)
+) -> IntArray:
+    """The part of each user who has samples, in order of first appearance, shape [n]: 0, 1 or 2.
+
+    Args:
+        n: How many users there are.
+        seed: Shuffles them.
+        shares: Share of the users in train, valid and test.
+
+    Raises:
+        ValueError: If there are fewer than three users or a share is not positive.
+    """
     _check_shares(shares)
-    users = np.unique(samples.users)
-    if len(users) < 3:
-        raise ValueError(f"the split 'users' needs at least 3 users with samples; got {len(users)}")
+    if n < 3:
+        raise ValueError(f"the split 'users' needs at least 3 users with samples; got {n}")
+    users = np.arange(n)
     np.random.default_rng(seed).shuffle(users)
-    last = np.clip(round(len(users) * (shares[0] + shares[1])), 2, len(users) - 1)
-    first = np.clip(round(len(users) * shares[0]), 1, last - 1)
-    part = np.zeros(int(samples.users.max()) + 1, dtype=np.int64)
+    last = np.clip(round(n * (shares[0] + shares[1])), 2, n - 1)
+    first = np.clip(round(n * shares[0]), 1, last - 1)
+    part = np.zeros(n, dtype=np.int64)
     part[users[first:last]] = 1
     part[users[last:]] = 2
-    return _by_part(samples, part[samples.users])
+    return part
 
 
 def split_time(samples: Samples, *, shares: tuple[float, float, float] = (0.8, 0.1, 0.1)) -> Splits:
@@ -72,26 +89,64 @@ def split_time(samples: Samples, *, shares: tuple[float, float, float] = (0.8, 0
     Raises:
         ValueError: If timestamps are missing or too few different ones exist for three parts.
     """
-    _check_shares(shares)
+    times = times_of(samples)
+    values, counts = np.unique(times, return_counts=True)
+    return by_part(samples, parts_in_time(times, cuts_in_time(values, counts, shares)))
+
+
+def times_of(samples: Samples) -> IntArray:
+    """The timestamp of each sample's target, shape [n].
+
+    Raises:
+        ValueError: If one has none.
+    """
     times = samples.rows["timestamp"]
     if times.null_count():
         raise ValueError(
             f"the split 'time' needs a timestamp on every interaction; {times.null_count():,} of "
             f"{len(times):,} samples have none: give --timestamp, or use the split 'users'"
         )
-    moments = np.sort(times.to_numpy())
-    valid_from = moments[min(int(len(moments) * shares[0]), len(moments) - 1)]
-    test_from = moments[min(int(len(moments) * (shares[0] + shares[1])), len(moments) - 1)]
-    if not moments[0] < valid_from < test_from:
+    return times.to_numpy()
+
+
+def cuts_in_time(
+    values: IntArray,
+    counts: IntArray,
+    shares: tuple[float, float, float] = (0.8, 0.1, 0.1),
+) -> tuple[int, int]:
+    """The moments at which the parts valid and test begin.
+
+    Args:
+        values: The different timestamps of all samples, in order, shape [m].
+        counts: How many samples have each, shape [m].
+        shares: Share of the samples in train, valid and test.
+
+    Raises:
+        ValueError: If too few different ones exist for three parts, or a share is not positive.
+    """
+    _check_shares(shares)
+    upto = np.cumsum(counts)
+    n = int(upto[-1])
+    places = [min(int(n * share), n - 1) for share in (shares[0], shares[0] + shares[1])]
+    valid_from, test_from = (
+        int(values[np.searchsorted(upto, place, side="right")]) for place in places
+    )
+    if not values[0] < valid_from < test_from:
         raise ValueError(
             "the split 'time' needs interactions at three or more moments; too many of these "
             "share one timestamp: use the split 'users'"
         )
-    part = (times.to_numpy() >= valid_from).astype(np.int64) + (times.to_numpy() >= test_from)
-    return _by_part(samples, part)
+    return valid_from, test_from
 
 
-def _by_part(samples: Samples, part: IntArray) -> Splits:
+def parts_in_time(times: IntArray, cuts: tuple[int, int]) -> IntArray:
+    """The part of each timestamp, shape [n]; see `cuts_in_time`."""
+    valid_from, test_from = cuts
+    return (times >= valid_from).astype(np.int64) + (times >= test_from)
+
+
+def by_part(samples: Samples, part: IntArray) -> Splits:
+    """Samples by the part of each, shape [n]: 0 for train, 1 for valid, 2 for test."""
     train, valid, test = (samples[np.flatnonzero(part == p)] for p in range(3))
     return Splits(train, valid, test)
 

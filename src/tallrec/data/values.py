@@ -6,7 +6,7 @@ What is wrong is named with its file, row and column, and with what would be rig
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -151,17 +151,7 @@ def first_titles(table: Table, at: Mapping[str, str], interactions: pl.DataFrame
     """
     roles = [role for role in ("title", "creator") if role in at]
     rows = interactions.lazy().filter(~pl.col("blank")).select("item", *roles)
-    catalog = (
-        rows.unique(maintain_order=True)
-        .cast(pl.String)
-        .select("item", *(_filled(role) for role in roles))
-        .group_by("item", maintain_order=True)
-        .agg(
-            *(pl.col(role).drop_nulls().first() for role in roles),
-            titles=pl.col("title").drop_nulls().n_unique(),
-        )
-        .collect(engine="streaming")
-    )
+    catalog = titles_in(rows, roles).collect(engine="streaming")
     untitled = catalog.filter(pl.col("title").is_null())["item"]
     right = "every item needs a title in one of its rows"
     _refuse(table, at["title"], _any_of(interactions["item"], untitled), "", right)
@@ -175,6 +165,20 @@ def first_titles(table: Table, at: Mapping[str, str], interactions: pl.DataFrame
     if "creator" not in at:
         catalog = catalog.with_columns(creator=pl.lit(None, pl.String))
     return catalog.select("item", "title", "creator")
+
+
+def titles_in(rows: pl.LazyFrame, roles: Sequence[str]) -> pl.LazyFrame:
+    """Each item's first title and creator, as far as `roles` names them, and how many titles."""
+    return (
+        rows.unique(maintain_order=True)
+        .cast(pl.String)
+        .select("item", *(_filled(role) for role in roles))
+        .group_by("item", maintain_order=True)
+        .agg(
+            *(pl.col(role).drop_nulls().first() for role in roles),
+            titles=pl.col("title").drop_nulls().n_unique(),
+        )
+    )
 
 
 def _seconds(table: Table, position: str) -> pl.Expr:

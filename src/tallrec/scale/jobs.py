@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
-
-import polars as pl
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tallrec.progress import shown
-from tallrec.scale.buckets import pieces_of, scatter
+from tallrec.scale.buckets import folder_of, pieces_of, scatter
 from tallrec.scale.storage import Store
 from tallrec.scale.workers import Workers
 
+if TYPE_CHECKING:
+    import polars as pl
+
+R = TypeVar("R")
 S = TypeVar("S")
 
 _ABOUT = "job.json"
@@ -78,18 +80,24 @@ def scatter_all(
 
 
 def work_off(
-    workers: Workers[S], jobs: Mapping[int, Callable[[S], object]], title: str, out: Store
-) -> None:
+    workers: Workers[S], jobs: Mapping[int, Callable[[S], R]], title: str, out: Store
+) -> dict[int, R]:
     """Does all jobs; those that fail are told of when the others are done.
+
+    Returns:
+        What came of each job, in order.
 
     Raises:
         ValueError: If one fails.
     """
     failures: dict[int, str] = {}
+    results: dict[int, R] = {}
     with shown(title) as on_progress:
         for number, (job, outcome) in enumerate(workers.run(jobs), start=1):
             if outcome.failure is not None:
                 failures[job] = outcome.failure
+            else:
+                results[job] = outcome.result
             on_progress(number, len(jobs), f"({len(failures)} failed)" if failures else "")
     if failures:
         first = min(failures)
@@ -97,18 +105,20 @@ def work_off(
             f"{len(failures)} of {len(jobs)} parts failed, the first of them ({first}): "
             f"{failures[first]}; what is done is kept in {out.url}, and the same command goes on"
         )
+    return dict(sorted(results.items()))
 
 
-def done_in(out: Store) -> dict[str, dict[str, Any]]:
-    """What is known of each bucket that is finished, by its name."""
-    folder = out / DONE
-    return {name: folder.facts(name) or {} for name in sorted(folder.names())}
+def missing_in(folder: Store, buckets: int) -> list[int]:
+    """The buckets that are not finished yet."""
+    done = (folder / DONE).names()
+    return [bucket for bucket in range(buckets) if f"{folder_of(bucket)}.json" not in done]
 
 
 def finish(out: Store) -> Tally:
     """Removes what only the work needed, and counts."""
     (out / SCATTERED).remove()
-    facts = done_in(out).values()
+    done = out / DONE
+    facts = [done.facts(name) or {} for name in done.names()]
     tally = Tally(sum(f["rows"] for f in facts), sum(f["set_aside"] for f in facts))
     out.put_facts("finished.json", {"rows": tally.rows, "set_aside": tally.set_aside})
     return tally

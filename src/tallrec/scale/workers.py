@@ -25,10 +25,10 @@ _SILENCE = 30.0  # seconds without any worker, after which to say so
 
 
 @dataclass
-class Outcome(Generic[R]):
+class Outcome:
     """What became of a job: a result, or why there is none."""
 
-    result: R | None = None
+    result: Any = None
     failure: str | None = None
 
 
@@ -45,7 +45,7 @@ class Worker:
     def ready(self) -> None:
         """Returns when the worker has started."""
 
-    def do(self, job: bytes) -> Outcome[Any]:
+    def do(self, job: bytes) -> Outcome:
         """Does a job; a mistake of the user's is an outcome too."""
         from ray import cloudpickle
 
@@ -70,14 +70,14 @@ class Workers(Generic[S]):
         import ray
         from ray import cloudpickle
 
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
         cpus = [int(node.get("CPU", 0)) for node in nodes]
         gpus = int(sum(node.get("GPU", 0) for node in nodes))
         self.count = options.workers or gpus or max(1, sum(cpus))
         self.threads = max(1, min(sum(cpus) // self.count, max(cpus, default=1)))
         remote = ray.remote(num_cpus=self.threads, num_gpus=min(1.0, gpus / self.count))(Worker)
-        self._new: Callable[[int, bytes], ActorHandle[Worker]] = remote.remote
-        self._start = cloudpickle.dumps(start)
+        self._new: Callable[..., Any] = remote.remote
+        self._start = cloudpickle.dumps(start)  # type: ignore[no-untyped-call]
         self._say = say
         self._idle: list[ActorHandle[Worker]] = []
         self._busy: dict[ObjectRef[Any], tuple[ActorHandle[Worker], int | None]] = {}
@@ -93,7 +93,7 @@ class Workers(Generic[S]):
         for actor in (*self._idle, *(actor for actor, _ in self._busy.values())):
             ray.kill(actor)
 
-    def run(self, jobs: Mapping[int, Callable[[S], R]]) -> Iterator[tuple[int, Outcome[R]]]:
+    def run(self, jobs: Mapping[int, Callable[[S], R]]) -> Iterator[tuple[int, Outcome]]:
         """Does jobs, each on one worker, and yields their outcomes as they come.
 
         A job whose worker dies, or that fails by no mistake of the user's, is tried again; a
@@ -124,7 +124,7 @@ class Workers(Generic[S]):
             actor = self._new(self.threads, self._start)
             self._busy[actor.ready.remote()] = actor, None
 
-    def _finished(self) -> Iterator[tuple[int, Outcome[Any] | None]]:
+    def _finished(self) -> Iterator[tuple[int, Outcome | None]]:
         """Waits for a worker; yields what became of its job, None if it has to be done again."""
         import ray
         from ray.exceptions import RayActorError, RayError
@@ -137,7 +137,7 @@ class Workers(Generic[S]):
             )
         for ref in done:
             actor, job = self._busy.pop(ref)
-            outcome: Outcome[Any] | None = None
+            outcome: Outcome | None = None
             try:
                 outcome = ray.get(ref)
                 self._idle.append(actor)

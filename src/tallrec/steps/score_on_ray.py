@@ -9,9 +9,9 @@ import polars as pl
 
 from tallrec.baselines.endpoint import Endpoint
 from tallrec.data.prepared import BUCKETS
-from tallrec.scale.buckets import KEY, folder_of
+from tallrec.scale.buckets import KEY
 from tallrec.scale.cluster import ClusterOptions, connected
-from tallrec.scale.jobs import DONE, Tally, begin, finish, scatter_all, work_off
+from tallrec.scale.jobs import Tally, begin, finish, missing_in, scatter_all, work_off
 from tallrec.scale.storage import Store, fetched, parquet_files
 from tallrec.scale.workers import Workers
 from tallrec.steps.data import Say
@@ -72,12 +72,7 @@ def score_on_ray(
         "number of buckets": buckets,
     }
     begin(job.out, facts)
-    done = (job.out / DONE).names()
-    jobs = {
-        bucket: partial(score_bucket, bucket=bucket)
-        for bucket in range(buckets)
-        if folder_of(bucket) + ".json" not in done
-    }
+    jobs = {bucket: partial(score_bucket, bucket=bucket) for bucket in missing_in(job.out, buckets)}
     if jobs:
         cluster = cluster or ClusterOptions()
         key = partial(_keyed, by_user="user" in schema)
