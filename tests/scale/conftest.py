@@ -4,12 +4,15 @@ import os
 
 import pytest
 
+from tests.baselines.endpoints import KEY, KEY_VARIABLE
+
 MEMORY = 80 * 2**20  # of each node's object store: results are small, and /dev/shm may be
 
 
 @pytest.fixture(scope="session")
 def cluster():
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ[KEY_VARIABLE] = KEY  # workers have the environment of their node
     from ray.cluster_utils import Cluster
 
     head = {"num_cpus": 0, "object_store_memory": MEMORY, "include_dashboard": False}

@@ -12,6 +12,7 @@ import pytest
 from tallrec.data.prepared import read_prepared
 from tallrec.scale.cluster import ClusterOptions
 from tallrec.scale.jobs import Tally
+from tallrec.steps.prepare_on_ray import prepare_on_ray
 from tallrec.steps.score_on_ray import score_on_ray
 from tallrec.steps.score_pairs import score_pairs
 from tests.scale.conftest import MEMORY
@@ -144,6 +145,26 @@ def does_what_is_missing(cluster, planted_run, tmp_path, out, tally):
         content, written = before[name]
         assert file.read_bytes() == content
         assert (file.stat().st_mtime_ns == written) == (name != removed)
+
+
+def test_data_in_buckets_is_read_bucket_by_bucket(cluster, planted_run, table, expected, tmp_path):
+    train = read_prepared(planted_run.path.parent / "data").splits.train
+    train.events.drop("liked").write_parquet(tmp_path / "events.parquet")
+    train.catalog.write_csv(tmp_path / "items.csv")
+    prepare_on_ray(
+        str(tmp_path / "events.parquet"),
+        str(tmp_path / "data"),
+        history=8,
+        items=str(tmp_path / "items.csv"),
+        domain="movie",
+        buckets=3,
+        cluster=ClusterOptions(cluster.address, 2),
+        say=silent,
+    )
+    out = tmp_path / "out"
+    score(cluster, planted_run, table, out, data=str(tmp_path / "data"))
+    assert len(list((out / "scores").iterdir())) == 3  # the data's, whatever was asked for
+    check_same(out, expected)
 
 
 def test_a_row_that_the_samples_refuse_costs_only_itself(cluster, planted_run, tmp_path):

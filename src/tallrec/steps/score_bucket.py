@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -92,6 +93,13 @@ class PairWorker:
         """The data, or a bucket of it."""
         return read_stored(self.job.data, bucket) if self.job.in_buckets else self._whole
 
+    def begin(self) -> None:
+        """Loads what every bucket needs, so that none is measured with it."""
+        if not self.job.in_buckets:
+            _ = self._whole
+        if self.job.endpoint is None:
+            _ = self.backbone
+
     def scorers(self, domain: str) -> Iterator[tuple[str, AbstractContextManager[Scorer]]]:
         """The column of each seed's scores, and its scorer."""
         if self.job.endpoint is not None:
@@ -118,6 +126,8 @@ def _silent(_line: str) -> None:
 
 def score_bucket(worker: PairWorker, bucket: int) -> None:
     """Scores a bucket and writes it; its file in `done`, written last, says that it is whole."""
+    worker.begin()
+    began = time.monotonic()
     out, name = worker.job.out, folder_of(bucket)
     rows = gathered(out / SCATTERED, bucket)
     tables = {} if rows is None else _scored(worker, bucket, rows)
@@ -125,7 +135,8 @@ def score_bucket(worker: PairWorker, bucket: int) -> None:
         if table.height:
             (out / folder).put_table(f"{name}.parquet", table)
     scored, aside = (tables[f].height if f in tables else 0 for f in (SCORES, SET_ASIDE))
-    (out / DONE).put_facts(f"{name}.json", {"rows": scored, "set_aside": aside})
+    counts = {"rows": scored, "set_aside": aside, "seconds": time.monotonic() - began}
+    (out / DONE).put_facts(f"{name}.json", counts)
 
 
 def _scored(worker: PairWorker, bucket: int, rows: pl.DataFrame) -> dict[str, pl.DataFrame]:
