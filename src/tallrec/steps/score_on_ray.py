@@ -68,7 +68,7 @@ def score_on_ray(
     facts = {
         "table": files,
         "data": known or read_stored(folder).hashes,
-        "model": repr(endpoint) if endpoint else hashes_of(run),
+        "model": [endpoint.base_url, endpoint.model, endpoint.api] if endpoint else hashes_of(run),
         "number of buckets": buckets,
     }
     begin(job.out, facts)
