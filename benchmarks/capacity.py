@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from tallrec.data.histories import samples_of_pairs
+from tallrec.data.histories import history_of, samples_of_pairs
 from tallrec.data.prepared import Prepared, read_prepared
 from tallrec.data.samples import in_blocks
 from tallrec.llm.tree import build_tree
@@ -37,6 +37,7 @@ from tallrec.steps.score import seed_scorer
 from tallrec.steps.tune import load
 
 USERS, BUCKETS = 24, 8
+SECONDS_OF_A_BUCKET = 1800
 MIXED, HELD_OUT = (2, 20, 100), (60,)
 
 
@@ -63,16 +64,16 @@ def main() -> None:
 
 
 def write_pairs(path: Path, prepared: Prepared, counts: tuple[int, ...], seed: int) -> None:
-    """Candidates drawn at random for the first users, so many each in turn."""
+    """Candidates that the first users have not met, drawn at random, so many each in turn."""
     rng = np.random.default_rng(seed)
     train = prepared.splits.train
     users = train.events["user"].cast(pl.String).unique(maintain_order=True)[:USERS]
-    items = train.catalog["item"]
-    rows = [
-        (user, items[int(i)])
-        for number, user in enumerate(users)
-        for i in rng.choice(len(items), counts[number % len(counts)], replace=False)
-    ]
+    rows = []
+    for number, user in enumerate(users):
+        met = {item for item, _ in history_of(train, user)}
+        unseen = [item for item in train.catalog["item"] if item not in met]
+        chosen = rng.choice(len(unseen), counts[number % len(counts)], replace=False)
+        rows += [(user, unseen[int(i)]) for i in chosen]
     pl.DataFrame(rows, schema=["user", "item"], orient="row").write_parquet(path)
 
 
