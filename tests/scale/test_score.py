@@ -8,7 +8,9 @@ import numpy as np
 import polars as pl
 import psutil
 import pytest
+from typer.testing import CliRunner
 
+from tallrec.cli import app
 from tallrec.data.prepared import read_prepared
 from tallrec.scale.cluster import ClusterOptions
 from tallrec.scale.jobs import Tally
@@ -175,7 +177,12 @@ def test_a_row_that_the_samples_refuse_costs_only_itself(cluster, planted_run, t
     good.write_parquet(tmp_path / "good.parquet")
     pl.concat([good[:4], bad, good[4:]]).write_parquet(tmp_path / "in.parquet")
     out = tmp_path / "out"
-    assert score(cluster, planted_run, tmp_path / "in.parquet", out) == Tally(11, 1)
+    words = ["score", planted_run.path, "--table", tmp_path / "in.parquet", "--out", out]
+    words += ["--engine", "ray", "--address", cluster.address, "--buckets", 2]
+    ended = CliRunner().invoke(app, list(map(str, words)))
+    assert ended.exit_code == 3
+    assert "11 scores written to" in ended.stderr
+    assert "1 rows were set aside, with the reason, in" in ended.stderr
     (reason,) = pl.read_parquet(out / "set-aside" / "*.parquet")["reason"]
     assert reason == "item 'i3' is asked about and in its history: it is answered"
     score_pairs(planted_run.path, tmp_path / "good.parquet", tmp_path / "good", say=silent)
