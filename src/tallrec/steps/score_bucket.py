@@ -194,6 +194,8 @@ def _with_scores(
     scored: list[pl.DataFrame] = []
     for chunk in chunks:
         good, refused = sift(chunk, work, most=most)
+        if worker.job.endpoint is not None and refused.height and not good:
+            raise ValueError(refused["reason"][0])  # nothing is answered: that is not the rows
         bad.append(refused)
         scored += good
     unknown = [part.filter(~pl.col(seed).is_finite()) for part in scored]
