@@ -83,7 +83,7 @@ def scored(run: Path, data: Path, table: Path, workers: int) -> tuple[float, Pat
     words = [sys.executable, "-m", "tallrec", "score", str(run), "--data", str(data)]
     words += ["--table", str(table), "--out", str(out), "--engine", "ray"]
     words += ["--workers", str(workers), "--buckets", str(BUCKETS)]
-    cores = sorted(os.sched_getaffinity(0))[:workers]
+    cores = sorted(os.sched_getaffinity(0))[-workers:]
     start = time.perf_counter()
     subprocess.run(
         words,
@@ -123,9 +123,8 @@ def calibrated(run: Path, prepared: Prepared, table: Path, score: partial) -> Sp
         buckets.append((sum(tokens[u][0] for u in users.unique()), len(users), done["seconds"]))
     busy = sum(bucket[2] for bucket in buckets)
     speed = fit_speed(*zip(*buckets, strict=True), start=seconds - busy)
-    print(
-        f"start {speed.start:.1f} s, {1 / speed.token:,.0f} tokens/s, {1e3 * speed.row:.2f} ms/row"
-    )
+    rate = f"{1 / speed.token:,.0f} tokens/s" if speed.token else "tokens cost nothing"
+    print(f"start {speed.start:.1f} s, {rate}, {1e3 * speed.row:.3f} ms a row")
     return speed
 
 
