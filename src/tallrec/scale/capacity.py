@@ -126,4 +126,4 @@ def simulate(
             dies = at + lives()
         heapq.heappush(free, (at + duration, dies))
         finished = max(finished, at + duration)
-    return finished
+    return float(finished)
