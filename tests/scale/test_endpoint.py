@@ -22,7 +22,7 @@ def silent(_line):
 
 
 def job(cluster, run, table, out, endpoint):
-    where = ClusterOptions(cluster.address, 2)
+    where = ClusterOptions(cluster.address, 1)
     return score_on_ray(
         run.path, str(table), str(out), endpoint=endpoint, buckets=3, cluster=where, say=silent
     )

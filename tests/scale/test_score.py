@@ -54,9 +54,9 @@ def expected(planted_run, table):
     return pl.read_parquet(table.parent / "expected.parquet")
 
 
-def score(cluster, run, table, out, **options):
+def score(cluster, run, table, out, workers=1, **options):
     options = {"buckets": BUCKETS, "say": silent} | options
-    where = ClusterOptions(cluster.address, 2)
+    where = ClusterOptions(cluster.address, workers)
     return score_on_ray(run.path, table.as_uri(), out.as_uri(), cluster=where, **options)
 
 
@@ -100,7 +100,7 @@ def test_a_killed_actor_and_a_lost_node_cost_no_score(
         cluster.remove_node(list(cluster.worker_nodes)[-1])
 
     threads = [after_buckets(1, out, kill), after_buckets(12, out, remove)]
-    tally = score(cluster, planted_run, table, out, buckets=36, say=said.append)
+    tally = score(cluster, planted_run, table, out, 2, buckets=36, say=said.append)
     for thread in threads:
         thread.join()
     cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
@@ -160,7 +160,7 @@ def test_data_in_buckets_is_read_bucket_by_bucket(cluster, planted_run, table, e
         items=str(tmp_path / "items.csv"),
         domain="movie",
         buckets=3,
-        cluster=ClusterOptions(cluster.address, 2),
+        cluster=ClusterOptions(cluster.address, 1),
         say=silent,
     )
     out = tmp_path / "out"
@@ -178,7 +178,7 @@ def test_a_row_that_the_samples_refuse_costs_only_itself(cluster, planted_run, t
     pl.concat([good[:4], bad, good[4:]]).write_parquet(tmp_path / "in.parquet")
     out = tmp_path / "out"
     words = ["score", planted_run.path, "--table", tmp_path / "in.parquet", "--out", out]
-    words += ["--engine", "ray", "--address", cluster.address, "--buckets", 2]
+    words += ["--engine", "ray", "--address", cluster.address, "--buckets", 2, "--workers", 1]
     ended = CliRunner().invoke(app, list(map(str, words)))
     assert ended.exit_code == 3
     assert "11 scores written to" in ended.stderr
