@@ -12,6 +12,8 @@ MEMORY = 80 * 2**20  # of each node's object store: results are small, and /dev/
 @pytest.fixture(scope="session")
 def cluster():
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # Ray's own is 15, which starves workers beside other tests; the name is as Ray spells it
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
     os.environ[KEY_VARIABLE] = KEY  # workers have the environment of their node
     from ray.cluster_utils import Cluster
 
