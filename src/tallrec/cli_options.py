@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tallrec.console import say
+from tallrec.processes import started
 
 if TYPE_CHECKING:
     from tallrec.scale.cluster import ClusterOptions
@@ -95,5 +96,6 @@ def resumable(kept: str = "checkpoint") -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         command = shlex.join(["tallrec", *sys.argv[1:]])
-        say(f"\nStopped. This goes on from the last {kept}:\n  {command}")
+        how = "This, with the launcher as before," if started() > 1 else "This"
+        say(f"\nStopped. {how} goes on from the last {kept}:\n  {command}")
         raise typer.Exit(130) from None
