@@ -13,11 +13,11 @@ from tallrec.evaluate import METRICS
 from tallrec.recipe_files import load_recipe
 from tallrec.run import open_run
 from tallrec.steps import baselines, check
+from tallrec.steps.asked import score_run
 from tallrec.steps.baselines import rows_for_baselines
 from tallrec.steps.demo import run_demo
 from tallrec.steps.evaluate import compare_runs, evaluate_run
 from tallrec.steps.recommender import recommend_run
-from tallrec.steps.score import score_run
 from tallrec.steps.tune import tune_recipe
 from tests.planted import planted_splits
 from tests.tiny import save_tiny_model

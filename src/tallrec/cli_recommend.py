@@ -96,6 +96,7 @@ def score(
         str | None,
         typer.Option(help="Or which part: train, valid or test.", show_default="test"),
     ] = None,
+    by: ByOption = None,
     engine: EngineOption = None,
     address: AddressOption = None,
     workers: WorkersOption = None,
@@ -133,6 +134,7 @@ def score(
                 table,
                 out,
                 data=data,
+                by=by,
                 endpoint=endpoint,
                 buckets=buckets,
                 cluster=cluster,
@@ -148,9 +150,9 @@ def score(
         from tallrec.steps.score_pairs import score_pairs
 
         with resumable("chunk"):
-            rows = score_pairs(run, Path(table), Path(out), data=folder, say=say)
+            rows = score_pairs(run, Path(table), Path(out), data=folder, by=by, say=say)
     else:
-        from tallrec.steps.score import score_run
+        from tallrec.steps.asked import score_run
 
-        rows = score_run(run, Path(out), data=folder, part=part or "test", say=say).height
+        rows = score_run(run, Path(out), data=folder, part=part or "test", by=by, say=say).height
     say(f"{rows:,} scores written to {out}")

@@ -21,14 +21,12 @@ from tallrec.llm.backbone import Backbone
 from tallrec.llm.scoring import LlmScorer
 from tallrec.progress import OnProgress
 from tallrec.recommend import best_items, influences
+from tallrec.steps.asked import Asked
 from tallrec.steps.data import Say
 from tallrec.steps.gaussian import processes_of
 from tallrec.steps.score import finished_run, seed_scorer
 from tallrec.steps.tune import load
 from tallrec.types import FloatArray, Item, Samples
-
-BY = ("model", "gaussian-process")
-"""What a recommender may score by."""
 
 
 @dataclass(frozen=True)
@@ -85,20 +83,13 @@ class Recommender:
         seed = seeds[0] if seed is None else seed
         own = read_prepared(Path(opened.info["data"]["folder"]))
         prepared = read_prepared(data) if data else own
-        domain, process = prepared.info.domain, opened.recipe.gaussian_process
-        if by is None:
-            by = "model" if process is None else "gaussian-process"
-        if by not in BY:
-            raise ValueError(f"a run can be asked by {' or '.join(BY)}; got {by!r}")
-        if by == "model":
-            backbone = backbone or load(opened.recipe, say=say)
-            scorer = seed_scorer(opened, backbone, seed, domain)
-            longest, block = prepared.info.history, opened.recipe.evaluation.block
-            return cls(scorer, prepared.splits.train, domain, longest, block)
-        if process is None:
-            raise ValueError(f"{run} has no Gaussian process: its recipe has no [gaussian_process]")
-        fitted = processes_of(opened, own, domain=domain, backbone=backbone, say=say)(seed)
-        return cls(fitted, prepared.splits.train, domain, process.history, block=1)
+        domain, asked = prepared.info.domain, Asked.of(opened, prepared, by)
+        scorer: GaussianProcess | LlmScorer
+        if asked.by == "model":
+            scorer = seed_scorer(opened, backbone or load(opened.recipe, say=say), seed, domain)
+        else:
+            scorer = processes_of(opened, own, domain=domain, backbone=backbone, say=say)(seed)
+        return cls(scorer, prepared.splits.train, domain, asked.longest, asked.block)
 
     @property
     def llm(self) -> LlmScorer:

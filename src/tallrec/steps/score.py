@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from peft import PeftModel
 
-from tallrec.data.prepared import Prepared, read_prepared
+from tallrec.data.prepared import Prepared
 from tallrec.data.samples import in_blocks
 from tallrec.files import whole_file
 from tallrec.llm.adapter import load_adapter
@@ -23,28 +23,6 @@ from tallrec.steps.data import Say
 from tallrec.steps.stages import scorer_of
 from tallrec.steps.tune import load
 from tallrec.types import PARTS, FloatArray, Samples
-
-
-def score_run(
-    path: Path, out: Path, *, data: Path | None = None, part: str = "test", say: Say = print
-) -> pl.DataFrame:
-    """Scores a part of any prepared folder with a run and writes the scores as Parquet.
-
-    The scores are the mean log-odds of the run's seeds.
-
-    Returns:
-        `user`, `item`, `liked` (null where unknown) and `log_odds`, one row a sample.
-
-    Raises:
-        ValueError: If the run is unfinished, or an option or the folder is not right.
-    """
-    run = finished_run(path)
-    prepared = read_prepared(data or Path(run.info["data"]["folder"]))
-    samples = questions_of(run, prepared, part)
-    scores = dict(_scores(run, samples, run.recipe.seeds, domain=prepared.info.domain, say=say))
-    table = score_table(samples, np.mean(list(scores.values()), axis=0))
-    write_table(out, table)
-    return table
 
 
 def score_seeds(
@@ -62,7 +40,9 @@ def score_seeds(
     samples, is not computed again.
     """
     missing = [s for s in run.recipe.seeds if not _holds(_scores_file(out, s), samples)]
-    for seed, scores in _scores(run, samples, missing, domain=domain, backbone=backbone, say=say):
+    for seed, scores in scores_by_seed(
+        run, samples, missing, domain=domain, backbone=backbone, say=say
+    ):
         path = _scores_file(out, seed)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_table(path, score_table(samples, scores))
@@ -148,7 +128,7 @@ def score_table(samples: Samples, scores: FloatArray | None = None) -> pl.DataFr
     return table if scores is None else table.with_columns(log_odds=pl.Series(scores))
 
 
-def _scores(
+def scores_by_seed(
     run: RunDir,
     samples: Samples,
     seeds: Sequence[int],
@@ -157,7 +137,7 @@ def _scores(
     backbone: Backbone | None = None,
     say: Say = print,
 ) -> Iterator[tuple[int, FloatArray]]:
-    """Each seed and its log-odds."""
+    """Each seed and its log-odds by the tuned model."""
     if not seeds:
         return
     backbone = backbone or load(run.recipe, say=say)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,7 +16,6 @@ from tallrec.baselines.endpoint import Client, Endpoint
 from tallrec.baselines.in_context import InContextScorer
 from tallrec.baselines.journal import Journal
 from tallrec.data.prepared import TABLES, Prepared, read_prepared
-from tallrec.data.samples import in_blocks
 from tallrec.llm.backbone import Backbone
 from tallrec.prompts import get_template
 from tallrec.run import RunDir
@@ -24,18 +23,19 @@ from tallrec.scale.buckets import ROW, folder_of, gathered
 from tallrec.scale.jobs import DONE, SCATTERED, SET_ASIDE
 from tallrec.scale.poison import sift, with_reason
 from tallrec.scale.storage import Store
-from tallrec.steps.score import finished_run, seed_scorer, unloaded_after
+from tallrec.steps.asked import Asked
+from tallrec.steps.score import finished_run
 from tallrec.steps.score_pairs import (
     ROWS,
     ids_of,
     log_odds_of,
     mean_of,
-    questions_about,
     unknown_in,
 )
 from tallrec.steps.tune import load
 from tallrec.types import FloatArray, Samples, Scorer
 
+Columned = tuple[str, AbstractContextManager[Scorer]]
 SCORES = "scores"
 """The folder of the scored buckets."""
 _MOST_BAD = 100  # rows of a bucket that a model may refuse
@@ -51,6 +51,7 @@ class ScoreJob:
         data: A prepared folder, in buckets or whole.
         in_buckets: Whether it is in buckets.
         out: Where scores go.
+        by: What scores; see `Asked`.
         endpoint: Whom to ask instead of loading the run's model.
     """
 
@@ -58,6 +59,7 @@ class ScoreJob:
     data: Store
     in_buckets: bool
     out: Store
+    by: str
     endpoint: Endpoint | None
 
 
@@ -85,6 +87,10 @@ class PairWorker:
         """The run's backbone."""
         return load(self.run.recipe, say=_silent)
 
+    def asked(self, prepared: Prepared) -> Asked:
+        """What is asked about a bucket."""
+        return Asked.of(self.run, prepared, self.job.by)
+
     @cached_property
     def _whole(self) -> Prepared:
         return read_stored(self.job.data)
@@ -97,17 +103,18 @@ class PairWorker:
         """Loads what every bucket needs, so that none is measured with it."""
         if not self.job.in_buckets:
             _ = self._whole
-        if self.job.endpoint is None:
+        if self.job.endpoint is None and self.job.by == "model":
             _ = self.backbone
 
-    def scorers(self, domain: str) -> Iterator[tuple[str, AbstractContextManager[Scorer]]]:
+    def scorers(self, asked: Asked, domain: str) -> Iterator[Columned]:
         """The column of each seed's scores, and its scorer."""
         if self.job.endpoint is not None:
             yield log_odds_of(0), _asking(self.job.endpoint, self.run.recipe.template, domain)
             return
+        backbone = self.backbone if asked.by == "model" else None
+        scorer_of = asked.scorers(domain, backbone=backbone, say=_silent)
         for seed in self.run.recipe.seeds:
-            scorer = seed_scorer(self.run, self.backbone, seed, domain)
-            yield log_odds_of(seed), unloaded_after(scorer)
+            yield log_odds_of(seed), scorer_of(seed)
 
 
 @contextmanager
@@ -148,9 +155,11 @@ def _scored(worker: PairWorker, bucket: int, rows: pl.DataFrame) -> dict[str, pl
         rows = rows.sort(pl.col(ROW).min().over("user"), ROW)
     chunks = [rows[start : start + ROWS] for start in range(0, rows.height, ROWS)]
     seeds = []
-    for seed, scorer in worker.scorers(prepared.info.domain):
+    asked = worker.asked(prepared)
+    for seed, scorer in worker.scorers(asked, prepared.info.domain):
         with scorer as score:
-            chunks = _with_scores(worker, prepared, score, seed, chunks, bad)
+            questions = partial(asked.questions, prepared)
+            chunks = _with_scores(worker, questions, score, seed, chunks, bad)
         seeds.append(seed)
     aside = pl.concat([part.select(*schema, "reason") for part in bad])
     scored = pl.concat(chunks).with_columns(*mean_of(seeds)) if chunks else rows.clear()
@@ -175,20 +184,18 @@ def _known(prepared: Prepared, rows: pl.DataFrame) -> tuple[pl.DataFrame, list[p
 
 def _with_scores(
     worker: PairWorker,
-    prepared: Prepared,
+    questions: Callable[[pl.DataFrame], Samples],
     score: Scorer,
     seed: str,
     chunks: list[pl.DataFrame],
     bad: list[pl.DataFrame],
 ) -> list[pl.DataFrame]:
     """Chunks with a seed's scores; rows that are refused, or get no number, go to `bad`."""
-    block, most = worker.run.recipe.evaluation.block, _MOST_BAD
-    if worker.job.endpoint is not None:
-        most = _MOST_UNANSWERED
+    most = _MOST_BAD if worker.job.endpoint is None else _MOST_UNANSWERED
 
     def work(rows: pl.DataFrame) -> pl.DataFrame:
         texts = rows.with_columns(pl.col(ids_of(rows.schema)).cast(pl.String))
-        scores = score(in_blocks(questions_about(prepared, texts), block))
+        scores = score(questions(texts))
         return rows.with_columns(pl.Series(seed, scores))
 
     scored: list[pl.DataFrame] = []

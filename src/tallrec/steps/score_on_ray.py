@@ -8,12 +8,13 @@ from pathlib import Path
 import polars as pl
 
 from tallrec.baselines.endpoint import Endpoint
-from tallrec.data.prepared import BUCKETS
+from tallrec.data.prepared import BUCKETS, read_prepared
 from tallrec.scale.buckets import KEY
 from tallrec.scale.cluster import ClusterOptions, connected
 from tallrec.scale.jobs import Tally, begin, finish, missing_in, scatter_all, work_off
 from tallrec.scale.storage import Store, fetched, parquet_files
 from tallrec.scale.workers import Workers
+from tallrec.steps.asked import Asked
 from tallrec.steps.data import Say
 from tallrec.steps.score import finished_run
 from tallrec.steps.score_bucket import PairWorker, ScoreJob, read_stored, score_bucket
@@ -26,6 +27,7 @@ def score_on_ray(
     out: str,
     *,
     data: str | None = None,
+    by: str | None = None,
     endpoint: Endpoint | None = None,
     buckets: int = 64,
     cluster: ClusterOptions | None = None,
@@ -46,6 +48,7 @@ def score_on_ray(
             together.
         data: A prepared folder instead of the run's own; if it is in buckets, each bucket of rows
             is read with its own.
+        by: What scores; see `score_pairs`.
         endpoint: An endpoint that serves the run's model, to be asked instead.
         buckets: How many, unless the data is in buckets already.
         cluster: Where to work.
@@ -58,7 +61,9 @@ def score_on_ray(
     run, files = finished_run(path), parquet_files(table)
     folder = Store.at(data or run.info["data"]["folder"])
     known = folder.facts(BUCKETS)
-    job = ScoreJob(path.resolve(), folder, known is not None, Store.at(out), endpoint)
+    own = read_prepared(Path(run.info["data"]["folder"]))
+    asked = Asked.of(run, own, "model" if endpoint else by)
+    job = ScoreJob(path.resolve(), folder, known is not None, Store.at(out), asked.by, endpoint)
     buckets = known["buckets"] if known else buckets
     if buckets < 1:
         raise ValueError(f"buckets must be at least 1; got {buckets}")
@@ -68,7 +73,9 @@ def score_on_ray(
     facts = {
         "table": files,
         "data": known or read_stored(folder).hashes,
-        "model": [endpoint.base_url, endpoint.model, endpoint.api] if endpoint else hashes_of(run),
+        "model": [endpoint.base_url, endpoint.model, endpoint.api]
+        if endpoint
+        else hashes_of(asked),
         "number of buckets": buckets,
     }
     begin(job.out, facts)

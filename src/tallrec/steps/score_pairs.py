@@ -10,15 +10,14 @@ from typing import Any
 
 import polars as pl
 
-from tallrec.data.histories import samples_of_pairs, samples_of_table, unknown_user
+from tallrec.data.histories import unknown_user
 from tallrec.data.prepared import Prepared, read_prepared
-from tallrec.data.samples import in_blocks
 from tallrec.files import locked_folder, sha256, whole_file, write_atomically
 from tallrec.progress import shown
 from tallrec.run import RunDir
+from tallrec.steps.asked import Asked
 from tallrec.steps.data import Say
-from tallrec.steps.score import finished_run, seed_scorer, unloaded_after, write_table
-from tallrec.steps.tune import load
+from tallrec.steps.score import finished_run, write_table
 from tallrec.types import Samples
 
 ROWS = 4096
@@ -33,6 +32,7 @@ def score_pairs(
     out: Path,
     *,
     data: Path | None = None,
+    by: str | None = None,
     rows: int = ROWS,
     say: Say = print,
 ) -> int:
@@ -48,6 +48,8 @@ def score_pairs(
             `liked`, oldest first. Other columns are kept.
         out: The Parquet file to write: the table with `log_odds` and `probability` of a like.
         data: A prepared folder instead of the run's own.
+        by: What scores, one of `BY`; unless given, the Gaussian process if the run's recipe has
+            one.
         rows: How many rows are held at once.
         say: Shows a line to the user.
 
@@ -59,12 +61,13 @@ def score_pairs(
     """
     run = finished_run(path)
     prepared = read_prepared(data or Path(run.info["data"]["folder"]))
+    asked = Asked.of(run, prepared, by)
     lazy, total = _read(table, prepared)
     parts = out.with_name(f".{out.name}.parts")
     parts.mkdir(parents=True, exist_ok=True)
     with locked_folder(parts):
-        _begin(parts, _identity(run, prepared, table, rows))
-        _score_missing(run, prepared, lazy, parts, total, rows, say)
+        _begin(parts, _identity(asked, prepared, table, rows))
+        _score_missing(asked, prepared, lazy, parts, total, rows, say)
         _assemble(table, parts, run, out)
     shutil.rmtree(parts)
     return total
@@ -147,16 +150,18 @@ def unknown_in(samples: Samples, column: str) -> pl.Expr:
     return pl.col(column).is_in(known.cast(pl.String).implode(), nulls_equal=True).not_()
 
 
-def _identity(run: RunDir, prepared: Prepared, table: Path, rows: int) -> bytes:
+def _identity(asked: Asked, prepared: Prepared, table: Path, rows: int) -> bytes:
     """What scores depend on: kept scores of anything else are not used."""
-    facts = {"table": sha256(table), **hashes_of(run), "data": prepared.hashes, "rows": rows}
+    facts = {"table": sha256(table), **hashes_of(asked), "data": prepared.hashes, "rows": rows}
     return json.dumps(facts, indent=2).encode()
 
 
-def hashes_of(run: RunDir) -> dict[str, Any]:
-    """Which model a run's is."""
+def hashes_of(asked: Asked) -> dict[str, Any]:
+    """What exactly is asked."""
+    run = asked.run
     adapters = (run.adapter(seed) for seed in run.recipe.seeds)
     return {
+        "by": asked.by,
         "recipe": sha256(run.path / "recipe.toml"),
         "adapters": [a and sha256(a / "adapter_model.safetensors") for a in adapters],
     }
@@ -172,7 +177,7 @@ def _begin(parts: Path, identity: bytes) -> None:
 
 
 def _score_missing(
-    run: RunDir,
+    asked: Asked,
     prepared: Prepared,
     table: pl.LazyFrame,
     parts: Path,
@@ -183,21 +188,18 @@ def _score_missing(
     """Writes the parts that are not there yet, seed by seed."""
     missing = {
         seed: [start for start in range(0, total, rows) if not _part(parts, seed, start).exists()]
-        for seed in run.recipe.seeds
+        for seed in asked.run.recipe.seeds
     }
     if not any(missing.values()):
         return
-    backbone = load(run.recipe, say=say)
+    scorer_of = asked.scorers(prepared.info.domain, say=say)
     for seed, starts in missing.items():
-        scorer = seed_scorer(run, backbone, seed, prepared.info.domain)
-        with unloaded_after(scorer), shown(f"Scoring, seed {seed}") as on_progress:
+        with scorer_of(seed) as scorer, shown(f"Scoring, seed {seed}") as on_progress:
             for start in starts:
                 on_progress(start, total, "")
                 chunk = table.slice(start, rows).collect(engine="streaming")
                 try:
-                    scores = scorer(
-                        in_blocks(questions_about(prepared, chunk), run.recipe.evaluation.block)
-                    )
+                    scores = scorer(asked.questions(prepared, chunk))
                 except ValueError as error:
                     raise ValueError(
                         f"rows {start} to {start + chunk.height - 1}: {error}"
@@ -213,14 +215,6 @@ def _part(parts: Path, seed: int, start: int) -> Path:
 def log_odds_of(seed: int) -> str:
     """The column of one seed's scores."""
     return f"tallrec log-odds, seed {seed}"  # no column of a table is called so
-
-
-def questions_about(prepared: Prepared, chunk: pl.DataFrame) -> Samples:
-    """What the rows of a table ask; their ids are text."""
-    longest, samples = prepared.info.history, prepared.splits.train
-    if "history" in chunk.columns:
-        return samples_of_table(samples.catalog, chunk, longest=longest)
-    return samples_of_pairs(samples, chunk.select("user", "item"), longest=longest)
 
 
 def _assemble(table: Path, parts: Path, run: RunDir, out: Path) -> None:
