@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Annotated
@@ -23,6 +25,9 @@ from tallrec.cli_reproduce import reproduce_app
 from tallrec.cli_runs import RunArgument, runs_app, runs_compare
 from tallrec.cli_serve import serve
 from tallrec.console import say, show, show_markdown
+from tallrec.processes import rank, started
+
+_SECONDS_FOR_THE_FIRST = 5.0
 
 app = typer.Typer(
     name="tallrec",
@@ -173,7 +178,10 @@ app.command()(export)
 def main() -> None:
     """Entry point: mistakes of a user end in one line and exit code 2, never in a traceback."""
     warnings.showwarning = _warn
+    if rank():  # libraries say the same in every process
+        logging.disable(logging.WARNING)
     try:
+        _check_processes(sys.argv[1:])
         app()
     except (ValueError, OSError) as error:
         _fail(error)
@@ -186,6 +194,14 @@ def _warn(
         say(f"Warning: {message}")
 
 
+def _check_processes(arguments: list[str]) -> None:
+    if started() > 1 and arguments[:1] not in ([], ["run"], ["tune"]):
+        raise ValueError(
+            f"tallrec {arguments[0]} works in one process, but {started()} were started: give it "
+            f"without torchrun or accelerate; run and tune take several"
+        )
+
+
 def _fail(error: Exception) -> None:
     if os.environ.get("TALLREC_DEBUG"):
         raise error
@@ -194,5 +210,10 @@ def _fail(error: Exception) -> None:
         full = "; free some space and run the same command again"
         message = f"{error.strerror or error}: {error.filename or 'a file'}"
         message += full if error.errno == errno.ENOSPC else ""
-    print(f"Error: {message}", file=sys.stderr)
-    sys.exit(2)
+    where = ""
+    if rank():  # the first process says what all have found, and then the launcher ends the others
+        time.sleep(_SECONDS_FOR_THE_FIRST)
+        where = f"process {rank()} of {started()}: "
+    print(f"Error: {where}{message}", file=sys.stderr, flush=True)
+    # Threads of a process group may wait for processes that never come: not for their end.
+    os._exit(2) if started() > 1 else sys.exit(2)

@@ -1,13 +1,16 @@
-"""What commands say on standard error and show on standard output."""
+"""What commands say on standard error and show on standard output; of several processes, one."""
 
 from __future__ import annotations
 
 import sys
 
+from tallrec.processes import is_first
+
 
 def say(line: str) -> None:
     """Prints a line about the work on standard error."""
-    print(line, file=sys.stderr, flush=True)
+    if is_first():
+        print(line, file=sys.stderr, flush=True)
 
 
 def show(renderable: object) -> None:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from tallrec.processes import is_first
+
 OnProgress = Callable[[int, int, str], None]
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -27,12 +29,15 @@ def in_words(seconds: float) -> str:
 
 @contextmanager
 def shown(description: str, console: Console | None = None) -> Iterator[OnProgress]:
-    """Yields an `on_progress` function that draws on standard error.
+    """Yields an `on_progress` function that draws on standard error, in one process of several.
 
     Args:
         description: What is being done, in two or three words.
         console: Where to draw; standard error unless given.
     """
+    if not is_first():
+        yield silent
+        return
     console = console or Console(stderr=True)
     if not console.is_terminal:
         yield _line_printer(description, console)

@@ -71,8 +71,19 @@ class BackboneRecipe(_Strict):
     """Longer prompts lose their oldest history."""
     quantize: Literal["none", "int8", "nf4"] = "none"
     """Bits of the frozen weights: as they are, 8 (LLM.int8) or 4 (QLoRA); needs bitsandbytes."""
+    shard: Literal["none", "fsdp"] = "none"
+    """Where several processes tune: whether each holds all frozen weights, or a part (FSDP2)."""
     adapter: str | None = None
     """An adapter folder, of this project or of plain PEFT, that the first stage goes on from."""
+
+    @model_validator(mode="after")
+    def _whole_or_in_parts(self) -> Self:
+        if self.shard != "none" and self.quantize != "none":
+            raise ValueError(
+                f"quantized weights are not sharded: give shard or quantize, not both (a process "
+                f"holds all of the weights in {self.quantize})"
+            )
+        return self
 
 
 class LoraRecipe(_Strict):
@@ -93,6 +104,7 @@ class _Stage(_Strict):
     warmup: float = Field(0.1, ge=0)
     """Share of the steps (below 1) or number of steps in which the learning rate rises."""
     batch_size: int = Field(8, ge=1)
+    """Rows in one optimizer step, of all processes together."""
     micro_batch: int = Field(8, ge=1)
     """Rows in one forward pass; bounds memory."""
     weight_decay: float = Field(0.0, ge=0)

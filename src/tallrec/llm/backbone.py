@@ -6,27 +6,24 @@ import hashlib
 import re
 from contextlib import nullcontext
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import RepositoryNotFoundError
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-    GgufConfig,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from tallrec.llm.converted import converted_folder, keep_converted
 from tallrec.llm.memory import keep_few_kernels, keep_freed_memory
 from tallrec.llm.scoring import check_readable
+from tallrec.llm.sharding import is_sharded, make_decodable, sharding_options
+from tallrec.llm.weights import check_shard, quantization
+from tallrec.processes import first_alone, local_rank, together, told_by_first
 from tallrec.quiet import without_bars
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
@@ -63,6 +60,7 @@ def load_backbone(
     dtype: str = "auto",
     device: str = "auto",
     quantize: str = "none",
+    shard: str = "none",
 ) -> Backbone:
     """Loads a causal language model and its tokenizer.
 
@@ -75,6 +73,8 @@ def load_backbone(
         device: `auto` (a GPU if there is one) or a torch device such as `cpu` or `cuda:1`.
         quantize: `none`, or how the weights of linear layers are kept: `int8` (Dettmers et al.,
             2022) or `nf4` (QLoRA, Dettmers et al., 2023), computed in `dtype`. Needs bitsandbytes.
+        shard: `none`, or `fsdp`: each of the processes that are joined holds a part of the weights,
+            and all must call the model at the same time. One process alone holds all.
 
     Raises:
         ValueError: If nothing loadable is at `source`, its weights are incomplete, its logits
@@ -86,9 +86,12 @@ def load_backbone(
         keep_freed_memory()
         keep_few_kernels()
     folder, gguf = locate(str(source))
-    bits = _quantization(quantize, torch_dtype, gguf)
+    bits = quantization(quantize, torch_dtype, gguf)
+    check_shard(shard, quantize, gguf)
     local = Path(folder).is_dir()
     options = {} if local else _hub_options(folder)
+    if shard == "fsdp" and together() > 1:
+        options |= sharding_options()
     try:
         with without_bars() if local else nullcontext():  # a download may show its bars
             tokenizer, model = (
@@ -102,23 +105,32 @@ def load_backbone(
     name = str(name or source)
     model.name_or_path = name
     check_readable(model, name)
-    return Backbone(name, model, tokenizer, _fingerprint(folder, gguf, model))
+    # Of weights that are many, one process reads all for their hash.
+    fingerprint = told_by_first(lambda: _fingerprint(folder, gguf, model))
+    return Backbone(name, model, tokenizer, fingerprint)
 
 
 def choose_device(device: str) -> torch.device:
-    """`auto` becomes a GPU where there is one.
+    """`auto` becomes a GPU where there is one; of several processes, each has one of its own.
 
     Raises:
         ValueError: If the device is not a torch device or not there.
     """
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"device must be auto, cpu or cuda; got {device!r}") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("device cuda was asked for, but torch sees no GPU; use --device cpu")
+    if chosen.type == "cuda" and together() > 1:
+        if chosen.index is not None:
+            raise ValueError(
+                f"several processes cannot all compute on {device}: give device cuda or auto, and "
+                f"each takes one of its machine's GPUs"
+            )
+        return torch.device("cuda", local_rank())
     return chosen
 
 
@@ -138,31 +150,6 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be auto, {', '.join(DTYPES)}; got {dtype!r}")
     return DTYPES[dtype]
-
-
-def _quantization(
-    quantize: str, dtype: torch.dtype, gguf: Path | None
-) -> BitsAndBytesConfig | None:
-    if quantize == "none":
-        return None
-    if quantize not in ("int8", "nf4"):
-        raise ValueError(f"quantize must be none, int8 or nf4; got {quantize!r}")
-    if gguf:
-        raise ValueError(
-            f"quantize {quantize} takes a model folder or hub id; {gguf.name} is a GGUF file"
-        )
-    if find_spec("bitsandbytes") is None:
-        raise ValueError(
-            f"quantize {quantize} needs a package that is not installed: pip install bitsandbytes"
-        )
-    if quantize == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
-    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-    )
 
 
 def locate(source: str) -> tuple[str, Path | None]:
@@ -233,6 +220,9 @@ def _load(
             f"{len(missing)} tensors of a {type(model).__name__} are not in its weights, "
             f"such as {min(missing)}"
         )
+    if is_sharded(model):
+        make_decodable(model)
+        return tokenizer, model.eval()
     return tokenizer, (model if bits else model.to(device)).eval()
 
 
@@ -241,8 +231,15 @@ def _load_gguf(
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     """Loads what the file was converted to, or converts it."""
     folder = converted_folder(gguf, dtype)
-    if folder.is_dir():
-        return _load(str(folder), dtype, device)
+    with first_alone():
+        if not folder.is_dir():
+            return _convert(gguf, folder, dtype, device)
+    return _load(str(folder), dtype, device)
+
+
+def _convert(
+    gguf: Path, folder: Path, dtype: torch.dtype, device: torch.device
+) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     options = {
         "gguf_file": gguf.name,
         "quantization_config": GgufConfig(dequantize=True),

@@ -13,6 +13,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from tallrec.llm.attention import Memory, Plan, attending_by_tree
+from tallrec.llm.sharding import decode
 from tallrec.llm.tree import build_tree, common_length
 from tallrec.types import IntArray
 
@@ -47,14 +48,16 @@ def pad(rows: Sequence[Sequence[int]]) -> Tensor:
 
 def hidden_at(model: PreTrainedModel | PeftModel, ids_bt: Tensor, at_n2: Tensor) -> Tensor:
     """Last hidden states at (row, position) pairs, hidden_nd; the head is not computed."""
-    hidden_btd: Tensor = decoder_of(model)(input_ids=ids_bt, use_cache=False).last_hidden_state
+    output = decode(base_of(model), input_ids=ids_bt, use_cache=False)
+    hidden_btd: Tensor = output.last_hidden_state
     return hidden_btd[at_n2[:, 0], at_n2[:, 1]]
 
 
 def hidden_by_tree(model: PreTrainedModel | PeftModel, plan: Plan) -> Tensor:
     """Last hidden states of all tokens of a tree, hidden_nd; inside `attending_by_tree`."""
     decoder, tree = decoder_of(model), plan.tree
-    output = decoder(
+    output = decode(
+        base_of(model),
         input_ids=tree.ids_n[None].to(decoder.device),
         position_ids=tree.positions_n[None].to(decoder.device),
         use_cache=False,
@@ -71,7 +74,7 @@ def takes_trees(model: PreTrainedModel | PeftModel, longest: int) -> bool:
     """
     decoder = decoder_of(model)
     if decoder not in _tried:
-        _tried[decoder] = _obstacle(decoder)
+        _tried[decoder] = _obstacle(model)
         if _tried[decoder]:
             _log.warning("%s; its rows are padded instead", _tried[decoder])
     window = _window(decoder)
@@ -94,8 +97,9 @@ def _window(decoder: PreTrainedModel) -> int | None:
 
 
 @torch.no_grad()
-def _obstacle(decoder: PreTrainedModel) -> str:
+def _obstacle(model: PreTrainedModel | PeftModel) -> str:
     """Why a model cannot take trees; empty if it can."""
+    decoder = decoder_of(model)
     name = type(decoder).__name__
     config = decoder.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ())
@@ -109,10 +113,10 @@ def _obstacle(decoder: PreTrainedModel) -> str:
     was_training = decoder.training
     decoder.eval()  # type: ignore[no-untyped-call]
     try:
-        padded_nd = hidden_at(decoder, pad(rows).to(decoder.device), at_n2)
+        padded_nd = hidden_at(model, pad(rows).to(decoder.device), at_n2)
         tree = build_tree(rows)
         with attending_by_tree(decoder):
-            flat_nd = hidden_by_tree(decoder, Plan(tree))[np.concatenate(tree.paths)]
+            flat_nd = hidden_by_tree(model, Plan(tree))[np.concatenate(tree.paths)]
     except (TypeError, NotImplementedError, ValueError, AttributeError) as error:
         return f"{name} does not take shared prefixes ({str(error).splitlines()[0]})"
     finally:

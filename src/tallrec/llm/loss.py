@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,7 +32,7 @@ def answer_loss(model: PeftModel, batch: dict[str, Any], answers: Answers) -> Te
     return torch.nn.functional.binary_cross_entropy_with_logits(odds, batch["targets_n"].float())
 
 
-def token_loss(model: PeftModel, batch: dict[str, Any], _answers: Answers) -> Tensor:
+def token_loss(model: PeftModel, batch: dict[str, Any], answers: Answers) -> Tensor:  # noqa: ARG001 - as all losses
     """Cross-entropy over the vocabulary of every token that `collate` has labelled.
 
     Labelled are the tokens of the response (`response`), or all of prompt and response as in the
@@ -47,11 +49,24 @@ def hidden_of(model: PeftModel, batch: dict[str, Any]) -> Tensor:
     return hidden_at(model, batch["ids_bt"], batch["at_n2"])
 
 
-LOSSES: dict[str, Callable[[PeftModel, dict[str, Any], Answers], Tensor]] = {
+LOSSES: dict[str, Callable[..., Tensor]] = {
     "answers": answer_loss,
     "response": token_loss,
     "all-tokens": token_loss,
 }
+
+
+@contextmanager
+def computing_loss(model: PeftModel, loss: str, answers: Answers) -> Iterator[None]:
+    """Inside, a call of the model on a batch gives its loss.
+
+    Torch's DDP adds up the gradients of what a call of the model has computed, and of nothing else.
+    """
+    model.forward = partial(LOSSES[loss], model, answers=answers)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del model.forward
 
 
 def collate(rows: Sequence[TokenRow], loss: str, *, by_tree: bool) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 
 from tallrec.llm.lora import is_plain
+from tallrec.llm.sharding import is_sharded
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -24,12 +25,14 @@ def merged(model: PreTrainedModel | PeftModel) -> Iterator[None]:
     """Inside, a layer's weights are W + scale B A, added in float32 and then cast.
 
     Afterwards the weights are what they were, bit for bit. Layers of which that is not the whole
-    update (quantized weights, DoRA, trained biases) keep computing it beside the weights.
+    update (quantized weights, DoRA, trained biases), and those of sharded weights, keep computing
+    it beside the weights.
 
     Args:
         model: A model; without an adapter nothing happens.
     """
-    layers = [cast("Linear", layer) for layer in model.modules() if is_plain(layer)]
+    modules = () if is_sharded(model) else model.modules()
+    layers = [cast("Linear", layer) for layer in modules if is_plain(layer)]
     weights: list[Tensor] = []
     try:
         for layer in layers:

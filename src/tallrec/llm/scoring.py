@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tallrec.llm.forward import base_of, hidden_at, last_hidden
 from tallrec.llm.merge import merged
+from tallrec.llm.sharding import put_back, whole
 from tallrec.progress import OnProgress, silent
 from tallrec.prompts import Template
 from tallrec.prompts.answers import Answers, TokenRow, encode
@@ -36,7 +37,7 @@ def head_logits(
     base = base_of(model)
     head: torch.nn.Linear = base.get_output_embeddings()  # type: ignore[no-untyped-call]
     rows = slice(None) if tokens is None else list(tokens)
-    logits = hidden_nd.float() @ head.weight[rows].float().T
+    logits = hidden_nd.float() @ whole(head.weight)[rows].float().T
     if getattr(head, "bias", None) is not None:
         logits = logits + head.bias[rows].float()
     config = base.config.get_text_config()
@@ -143,6 +144,7 @@ def score_rows(
                 on_progress(done, len(rows), "")
     finally:
         model.train(was_training)
+        put_back(model)
     return scores
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch.distributed import DistError
 from transformers import EarlyStoppingCallback, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
@@ -19,14 +20,17 @@ from tallrec.llm.checkpoints import last_checkpoint, read_state, stopped_after
 from tallrec.llm.forward import decoder_of, takes_trees
 from tallrec.llm.loggers import add_loggers
 from tallrec.llm.lora import quick_adapters
-from tallrec.llm.loss import LOSSES
+from tallrec.llm.loss import LOSSES, computing_loss
+from tallrec.llm.sharding import is_sharded
 from tallrec.llm.trainer import RecommendationTrainer, TuningError, log_line
+from tallrec.processes import is_first, joined, rank, together, told_by_first
 from tallrec.progress import OnProgress, silent
 from tallrec.prompts.answers import Answers, TokenRow
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
+_log = logging.getLogger(__name__)
 _CHECKPOINTS = 20  # a killed run loses at most this part of it; with validation, an epoch
 
 
@@ -39,8 +43,8 @@ class TuningOptions:
         learning_rate: Peak learning rate of AdamW.
         schedule: Learning-rate schedule, a name of transformers: `linear`, `cosine`, ...
         warmup: Share of the steps in which the learning rate rises (below 1), or their number.
-        batch_size: Rows in one optimizer step.
-        micro_batch: Rows in one forward pass; bounds memory.
+        batch_size: Rows in one optimizer step, of all processes together.
+        micro_batch: Rows in one forward pass, at most; bounds memory.
         weight_decay: Of AdamW.
         loss: A key of `LOSSES`.
         gradient_checkpointing: Whether activations are computed twice to save memory.
@@ -75,6 +79,9 @@ def tune(
 ) -> list[dict[str, float]]:
     """Tunes the model's adapter in place; a killed run resumes from `folder` to the same weights.
 
+    Where a launcher has started several processes, each calls this with the same arguments and
+    computes its share of every batch; the adapter is the same in all of them.
+
     Args:
         model: A backbone with a trainable adapter.
         rows: What to learn, every label known; with an end token where that shall be learnt too.
@@ -94,38 +101,97 @@ def tune(
             checkpoint cannot be written.
     """
     _check(rows, valid, options)
+    with joined(gpu=model.device.type == "cuda"):
+        trainer, resume = _trainer(
+            model, rows, answers, options, folder, valid, loggers, on_progress
+        )
+        with _explained(options):
+            # Gradient checkpointing goes through the layers again in the backward pass.
+            trees = attending_by_tree(decoder_of(model)) if trainer.by_tree else nullcontext()
+            with quick_adapters(model), trees, computing_loss(model, options.loss, answers):
+                trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    model.eval()
+    return list(trainer.state.log_history)
+
+
+def _trainer(
+    model: PeftModel,
+    rows: Sequence[TokenRow],
+    answers: Answers,
+    options: TuningOptions,
+    folder: Path,
+    valid: Sequence[TokenRow],
+    loggers: Sequence[str],
+    on_progress: OnProgress,
+) -> tuple[RecommendationTrainer, Path | None]:
+    """The loop, and the checkpoint that it goes on from."""
+    micro_batch = _micro_batch(options)
     checkpoints, log = folder / "checkpoints", folder / "metrics.jsonl"
-    resume = last_checkpoint(checkpoints)
+    resume = told_by_first(lambda: last_checkpoint(checkpoints))
     state = read_state(resume) if resume else None
-    folder.mkdir(parents=True, exist_ok=True)
-    log.write_text("".join(map(log_line, state["log_history"] if state else [])), encoding="utf-8")
+    if is_first():
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = map(log_line, state["log_history"] if state else [])
+        log.write_text("".join(lines), encoding="utf-8")
     epochs = stopped_after(state) or options.epochs
     arguments = _arguments(
-        checkpoints, options, epochs, len(rows), bool(valid), use_cpu=model.device.type == "cpu"
+        checkpoints,
+        options,
+        epochs,
+        len(rows),
+        bool(valid),
+        micro_batch=micro_batch,
+        use_cpu=model.device.type == "cpu",
     )
     by_tree = takes_trees(model, max(len(row.ids) for row in rows))
     trainer = RecommendationTrainer(
         model, arguments, rows, answers, options.loss, by_tree, valid, log, on_progress
     )
+    if rank():  # Trainer has seeded all alike, and dropout shall not be the same in all
+        torch.manual_seed((options.seed << 16) + rank())
     if valid:
         trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=options.patience))
-    add_loggers(trainer, loggers, folder, done=state["global_step"] if state else 0)
+    if is_first():
+        add_loggers(trainer, loggers, folder, done=state["global_step"] if state else 0)
+    if is_sharded(model):
+        _log.info("frozen weights are sharded: scores take the adapter beside them, not merged")
+    return trainer, resume
+
+
+@contextmanager
+def _explained(options: TuningOptions) -> Iterator[None]:
+    """What goes wrong inside is said for a person; what transformers would warn of is not said."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity(logging.ERROR)  # it warns of quick checkpoints
     try:
-        # Gradient checkpointing goes through the layers again in the backward pass.
-        trees = attending_by_tree(decoder_of(model)) if by_tree else nullcontext()
-        with quick_adapters(model), trees:
-            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        yield
     except torch.OutOfMemoryError as error:
         raise TuningError(
             f"out of memory with micro_batch {options.micro_batch}: give a smaller one "
             f"(gradients are accumulated to the same batch)"
         ) from error
+    except RuntimeError as error:
+        if together() > 1 and (isinstance(error, DistError) or "gloo" in str(error)):
+            raise TuningError(
+                "another process of this tuning has ended or does not answer: what it said last, "
+                "and the launcher's summary, tell why; the same command goes on from the last "
+                "checkpoint"
+            ) from error
+        raise
     finally:
         transformers_logging.set_verbosity(verbosity)
-    model.eval()
-    return list(trainer.state.log_history)
+
+
+def _micro_batch(options: TuningOptions) -> int:
+    """Rows of a forward pass: at most `micro_batch`, so that processes have equal shares."""
+    share, left = divmod(options.batch_size, together())
+    if left:
+        fitting = [n for n in range(1, options.batch_size + 1) if options.batch_size % n == 0]
+        raise TuningError(
+            f"{together()} processes cannot share batches of {options.batch_size} equally: start "
+            f"{', '.join(map(str, fitting))} of them, or make batch_size a multiple of {together()}"
+        )
+    return max(n for n in range(1, min(share, options.micro_batch) + 1) if share % n == 0)
 
 
 def _check(rows: Sequence[TokenRow], valid: Sequence[TokenRow], options: TuningOptions) -> None:
@@ -150,11 +216,16 @@ def _check(rows: Sequence[TokenRow], valid: Sequence[TokenRow], options: TuningO
 
 
 def _arguments(
-    folder: Path, options: TuningOptions, epochs: int, n_rows: int, validated: bool, use_cpu: bool
+    folder: Path,
+    options: TuningOptions,
+    epochs: int,
+    n_rows: int,
+    validated: bool,
+    *,
+    micro_batch: int,
+    use_cpu: bool,
 ) -> TrainingArguments:
-    accumulation = options.batch_size // options.micro_batch
-    epoch_steps = math.ceil(math.ceil(n_rows / options.micro_batch) / accumulation)
-    steps = epoch_steps * options.epochs
+    steps = math.ceil(n_rows / options.batch_size) * options.epochs
     warmup = options.warmup * steps if options.warmup < 1 else options.warmup
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -162,8 +233,8 @@ def _arguments(
         learning_rate=options.learning_rate,
         lr_scheduler_type=options.schedule,
         warmup_steps=min(steps, round(warmup)),
-        per_device_train_batch_size=options.micro_batch,
-        gradient_accumulation_steps=accumulation,
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=options.batch_size // (micro_batch * together()),
         weight_decay=options.weight_decay,
         seed=options.seed,
         data_seed=options.seed,

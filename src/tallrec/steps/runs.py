@@ -9,6 +9,7 @@ from typing import Any
 from tallrec.data.prepared import read_prepared
 from tallrec.evaluate import Result
 from tallrec.llm.backbone import Backbone
+from tallrec.processes import is_first
 from tallrec.recipe import Recipe
 from tallrec.run import RunDir, create_run, open_run
 from tallrec.steps.data import Say
@@ -26,7 +27,8 @@ def run_recipe(
 ) -> Result:
     """Does all that a recipe says, from data to report, or what is left of it to do.
 
-    Of a finished run nothing is computed again; its report is given back.
+    Of a finished run nothing is computed again; its report is given back. Of several processes that
+    tune together, the first one measures afterwards; the others end.
 
     Args:
         recipe: What to do.
@@ -44,6 +46,8 @@ def run_recipe(
         say(f"{out} is finished: nothing was computed again")
         return read_report(out)
     tune_recipe(recipe, out, data=data, backbone=backbone, say=say)
+    if not is_first():
+        raise SystemExit(0)
     return evaluate_run(out, backbone=backbone, say=say)
 
 

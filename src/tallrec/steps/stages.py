@@ -29,6 +29,7 @@ from tallrec.llm.backbone import Backbone
 from tallrec.llm.lora import weaken
 from tallrec.llm.scoring import LlmScorer
 from tallrec.llm.tuning import TuningOptions, tune
+from tallrec.processes import is_first, wait
 from tallrec.progress import shown
 from tallrec.prompts import get_template
 from tallrec.prompts.answers import TokenRow, resolve_answers
@@ -149,9 +150,12 @@ def tune_stage(
     if isinstance(stage, ShotsStage):
         weaken(model, stage.strength)
     before = scorer(bench.probe)
-    save_adapter(model, folder / "adapter.new", _card(bench.backbone, scorer))
+    if is_first():
+        save_adapter(model, folder / "adapter.new", _card(bench.backbone, scorer))
     model.unload()
+    wait()
     _prove(bench, folder / "adapter.new", before)
+    wait()
     aucs = [entry["eval_auc"] for entry in log if "eval_auc" in entry]
     found = {
         "seconds": round(seconds, 1),
@@ -160,7 +164,13 @@ def tune_stage(
         "dropped_history_items": sum(row.dropped for row in rows),
         "best_validation_auc": max(aucs, default=None),
     }
-    text = json.dumps(found | (facts or {}), indent=2) + "\n"
+    if is_first():
+        _finish(folder, found | (facts or {}))
+    wait()
+
+
+def _finish(folder: Path, facts: dict[str, Any]) -> None:
+    text = json.dumps(facts, indent=2) + "\n"
     write_atomically(folder / "tuning.json", text.encode())
     (folder / "adapter.new").replace(folder / "adapter")  # last: it says that the stage is done
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import polars as pl
 
 from tallrec.data.prepared import Prepared, read_prepared
 from tallrec.data.shots import draw_shots, reorder
-from tallrec.llm.backbone import Backbone, load_backbone
+from tallrec.llm.backbone import Backbone, choose_device, load_backbone
+from tallrec.processes import first_alone, is_first, joined, together, wait
 from tallrec.prompts.answers import TokenRow
 from tallrec.prompts.responses import ended
 from tallrec.recipe import Recipe, ShotsRecipe, ShotsStage
@@ -34,6 +36,9 @@ def tune_recipe(
     Stages on instructions do not depend on shots and are tuned once for all seeds. Of a run that
     is tuned already, nothing is changed.
 
+    Where torchrun or accelerate has started several processes, all of them call this and tune
+    together; the first one prepares, writes and speaks.
+
     Args:
         recipe: What to do.
         out: The run directory.
@@ -44,25 +49,45 @@ def tune_recipe(
     Raises:
         ValueError: If something is not right; see the steps that raise it.
     """
-    check_sources(recipe)
-    if data is None:
-        check_data(recipe)
-    run = create_run(out, recipe)
-    with run.locked():
-        _tune(run, data, backbone, say)
+    with joined(gpu=choose_device(recipe.backbone.device).type == "cuda"):
+        with first_alone():
+            check_sources(recipe)
+            if data is None:
+                check_data(recipe)
+            run = create_run(out, recipe)
+        with run.locked() if is_first() else nullcontext():
+            _tune(run, data, backbone, say)
     return run
 
 
 def _tune(run: RunDir, data: Path | None, backbone: Backbone | None, say: Say) -> None:
     recipe = run.recipe
-    folder = data or prepare_recipe(recipe.data, run.path / "data", say=say)
+    with first_alone():
+        folder = data or prepare_recipe(recipe.data, run.path / "data", say=say)
     prepared = read_prepared(folder)
     mixed = [read_prepared(Path(other)) for other in recipe.data.mixed_with]
     known = check_same_data(run, folder, prepared, mixed)
     if known and run.tuned:
         say(f"{run.path} is tuned already: nothing was changed")
         return
-    backbone = backbone or load(recipe, say=say)
+    wait()  # the first one writes next what all have just read
+    backbone = backbone or load(recipe, say=say, shard=recipe.backbone.shard)
+    if is_first():
+        _note(run, folder, prepared, mixed, backbone)
+    bench = Workbench(
+        recipe, backbone, prepared.info.domain, probe_of(prepared.splits.train), say=say
+    )
+    start = _tune_instructions(run, bench)
+    if recipe.shots_stage is not None:
+        for seed in recipe.seeds:
+            if not (run.seed(seed) / "adapter").is_dir():
+                _tune_shots(run, bench, recipe.shots_stage, [prepared, *mixed], seed, start)
+
+
+def _note(
+    run: RunDir, folder: Path, prepared: Prepared, mixed: Sequence[Prepared], backbone: Backbone
+) -> None:
+    """Writes down what is tuned and on what."""
     run.add(
         data={
             "folder": str(folder.resolve()),
@@ -76,15 +101,8 @@ def _tune(run: RunDir, data: Path | None, backbone: Backbone | None, say: Say) -
             "device": str(backbone.model.device),
             "chat_template": bool(backbone.tokenizer.chat_template),
         },
+        processes=together(),
     )
-    bench = Workbench(
-        recipe, backbone, prepared.info.domain, probe_of(prepared.splits.train), say=say
-    )
-    start = _tune_instructions(run, bench)
-    if recipe.shots_stage is not None:
-        for seed in recipe.seeds:
-            if not (run.seed(seed) / "adapter").is_dir():
-                _tune_shots(run, bench, recipe.shots_stage, [prepared, *mixed], seed, start)
 
 
 def check_same_data(
@@ -106,8 +124,8 @@ def check_same_data(
     return True
 
 
-def load(recipe: Recipe, *, say: Say = print) -> Backbone:
-    """Loads the backbone of a recipe."""
+def load(recipe: Recipe, *, say: Say = print, shard: str = "none") -> Backbone:
+    """Loads the backbone of a recipe; whole, unless for tuning in several processes."""
     source = recipe.backbone.source
     say(f"Loading {source}")
     return load_backbone(
@@ -116,6 +134,7 @@ def load(recipe: Recipe, *, say: Say = print) -> Backbone:
         dtype=recipe.backbone.dtype,
         device=recipe.backbone.device,
         quantize=recipe.backbone.quantize,
+        shard=shard,
     )
 
 
