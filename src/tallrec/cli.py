@@ -18,6 +18,7 @@ from tallrec.cli_export import export
 from tallrec.cli_feedback import feedback_app
 from tallrec.cli_in_context import in_context
 from tallrec.cli_options import numbers, resumable
+from tallrec.cli_plan import plan
 from tallrec.cli_prepare import prepare
 from tallrec.cli_recipe import RecipeArgument, SettingsOption, recipe_app
 from tallrec.cli_recommend import DataOption, recommend, score
@@ -38,6 +39,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(prepare)
+app.command()(plan)
 app.command("in-context")(in_context)
 app.command("compare")(runs_compare)
 app.command()(serve)

@@ -125,7 +125,7 @@ def _trainer(
     on_progress: OnProgress,
 ) -> tuple[RecommendationTrainer, Path | None]:
     """The loop, and the checkpoint that it goes on from."""
-    micro_batch = _micro_batch(options)
+    micro_batch = micro_batch_of(options, together())
     checkpoints, log = folder / "checkpoints", folder / "metrics.jsonl"
     resume = told_by_first(lambda: last_checkpoint(checkpoints))
     state = read_state(resume) if resume else None
@@ -182,14 +182,18 @@ def _explained(options: TuningOptions) -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
 
 
-def _micro_batch(options: TuningOptions) -> int:
-    """Rows of a forward pass: at most `micro_batch`, so that processes have equal shares."""
-    share, left = divmod(options.batch_size, together())
+def micro_batch_of(options: TuningOptions, processes: int) -> int:
+    """Rows of a forward pass: at most `micro_batch`, so that processes have equal shares.
+
+    Raises:
+        TuningError: If they cannot have.
+    """
+    share, left = divmod(options.batch_size, processes)
     if left:
         fitting = [n for n in range(1, options.batch_size + 1) if options.batch_size % n == 0]
         raise TuningError(
-            f"{together()} processes cannot share batches of {options.batch_size} equally: start "
-            f"{', '.join(map(str, fitting))} of them, or make batch_size a multiple of {together()}"
+            f"{processes} processes cannot share batches of {options.batch_size} equally: start "
+            f"{', '.join(map(str, fitting))} of them, or make batch_size a multiple of {processes}"
         )
     return max(n for n in range(1, min(share, options.micro_batch) + 1) if share % n == 0)
 
