@@ -93,5 +93,5 @@ def test_what_cannot_be_planned_is_named(llama_7b, tmp_path):
     wrong = load_recipe(
         "llama-7b-24gb", (f"backbone.source={llama_7b}", 'lora.targets=["nothing"]')
     )
-    with pytest.raises(ValueError, match=r"lora\.targets: there are down_proj"):
+    with pytest.raises(ValueError, match=r"lora\.targets: there are only down_proj"):
         plan_recipe(wrong)
