@@ -50,7 +50,7 @@ def plan(
     show(table)
     verdict = "fits into" if result.fits else "does not fit into"
     say(f"{recipe} {verdict} {result.room / 1e9:.1f} GB: it needs about {result.need / 1e9:.1f} GB")
-    for change, need in result.advice:
-        say(f"  {need / 1e9:.1f} GB with {change}")
+    for change, size in result.advice:
+        say(f"  {size / 1e9:.1f} GB with {change}")
     if not result.fits:
         raise typer.Exit(1)

@@ -83,7 +83,7 @@ def tuning_memory(
     boundary = n * shape.hidden * size
     kept = shape.layers * boundary + layer if checkpointing else shape.layers * layer
     # Gradients of the feed-forward part's three inner tensors, and of the hidden states.
-    passing = n * size * (3 * shape.inner + 2 * shape.hidden)
+    passing: float = n * size * (3 * shape.inner + 2 * shape.hidden)
     if setup.quantize != "none":  # a module's weights, as they are computed with
         passing += shape.inner * shape.hidden * size
     if loss != "answers":
@@ -129,7 +129,7 @@ def scoring_memory(
     n = max(batch_tokens, tokens)
     parameters, changed, _ = shape.adapter(setup.rank, setup.targets)
     whole = Setup(**{**vars(setup), "shards": 1})
-    passing = n * size * (3 * shape.inner + 4 * shape.hidden)
+    passing: float = n * size * (3 * shape.inner + 4 * shape.hidden)
     if ordering == "released":
         passing += n / tokens * shape.vocabulary * 4 * 2 + _float_head(shape, size)
     merged = changed * size if setup.quantize == "none" else 0  # beside the weights as they were

@@ -79,8 +79,9 @@ def read_shape(source: str) -> Shape:
 
 def shape_of(config: Any) -> Shape:
     """The shape of a model with a config of transformers; it is built without memory."""
+    causal: Any = AutoModelForCausalLM  # untyped
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        model = causal.from_config(config, trust_remote_code=False)
     text = config.get_text_config()
     head = model.get_output_embeddings()
     linears = []
