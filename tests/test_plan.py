@@ -3,12 +3,20 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
-from transformers import LlamaConfig
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from tallrec.llm.adapter import attach_lora
+from tallrec.llm.attention import attending_by_tree
+from tallrec.llm.backbone import Backbone
 from tallrec.llm.estimate import Setup, scoring_memory, tuning_memory
-from tallrec.llm.shape import read_shape
+from tallrec.llm.forward import decoder_of
+from tallrec.llm.lora import quick_adapters
+from tallrec.llm.loss import answer_loss, collate
+from tallrec.llm.shape import read_shape, shape_of
+from tallrec.prompts.answers import Answers, TokenRow
 from tallrec.recipe_files import load_recipe
 from tallrec.steps.plan import in_bytes, plan_recipe
 
@@ -31,6 +39,41 @@ def test_a_shape_is_that_of_the_model(backbone, tiny_folder):
         tuned = sum(p.numel() for p in model.parameters() if p.requires_grad)
         assert shape.adapter(4, targets)[0] == tuned
         model.unload()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_activations_are_what_the_backward_pass_keeps(dtype, dropout):
+    config = LlamaConfig(
+        hidden_size=512,
+        intermediate_size=1024,
+        num_hidden_layers=2,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        vocab_size=500,
+    )
+    model = LlamaForCausalLM(config).to(getattr(torch, dtype))
+    tuned = attach_lora(Backbone("random", model, None, ""), dropout=dropout).train()
+    ids = np.random.default_rng(0).integers(1, 500, (2, 100)).tolist()
+    batch = collate([TokenRow(row, [9, 90], [True, False]) for row in ids], "answers", by_tree=True)
+    weights = {weight.untyped_storage().data_ptr() for weight in tuned.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = tensor  # the tensor too: its place must not be used again
+        return tensor
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with quick_adapters(tuned), attending_by_tree(decoder_of(tuned)), hooks:
+        answer_loss(tuned, batch, Answers(5, 9))
+    found = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    setup = Setup(dtype, "none", 1, 8, ("q_proj", "v_proj"), dropout)
+    options = {"rows": 2, "tokens": 100, "loss": "answers", "checkpointing": False}
+    assert tuning_memory(shape_of(config), setup, **options).activations == pytest.approx(
+        found, rel=0.1
+    )
 
 
 def test_known_sizes_of_llama(llama_7b):

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import typer
 
 from tallrec.console import say
+from tallrec.processes import started
 
 
 def numbers(text: str, option: str) -> tuple[int, ...]:
@@ -31,5 +32,6 @@ def resumable(kept: str = "checkpoint") -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         command = shlex.join(["tallrec", *sys.argv[1:]])
-        say(f"\nStopped. This goes on from the last {kept}:\n  {command}")
+        how = "This, with the launcher as before," if started() > 1 else "This"
+        say(f"\nStopped. {how} goes on from the last {kept}:\n  {command}")
         raise typer.Exit(130) from None
