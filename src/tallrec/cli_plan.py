@@ -53,4 +53,6 @@ def plan(
     for change, size in result.advice:
         say(f"  {size / 1e9:.1f} GB with {change}")
     if not result.fits:
+        if not any(size <= result.room for _, size in result.advice):
+            say("  None of these is enough: take a smaller backbone or larger devices")
         raise typer.Exit(1)

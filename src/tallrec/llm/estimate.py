@@ -12,9 +12,7 @@ from tallrec.llm.shape import Shape
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # A weight of LLM.int8, of nf4 with doubly quantized scales (Dettmers et al., 2023: 0.127 bits).
 _QUANTIZED = {"int8": 1.0, "nf4": (4 + 0.127) / 8}
-_RUNTIME = 650 * 10**6  # Python, torch and transformers themselves; on a GPU its context
-# Of what comes and goes, what the allocator holds besides: measured on a CPU (docs/scale.md).
-_SPARE = 0.35
+_RUNTIME = 500 * 10**6  # Python, torch and transformers themselves; on a GPU its context
 _ADAPTER = 16  # bytes a parameter in float32: itself, its gradient, AdamW's two moments
 
 
@@ -49,7 +47,6 @@ class Memory:
         adapter: The adapter, its gradients and the optimizer.
         activations: What the backward pass needs of the forward pass.
         passing: What a layer, or the head, needs while it computes.
-        spare: What the allocator loses between these two.
         cache: Keys and values kept from one batch of scoring to the next.
     """
 
@@ -58,7 +55,6 @@ class Memory:
     adapter: float = 0.0
     activations: float = 0.0
     passing: float = 0.0
-    spare: float = 0.0
     cache: float = 0.0
 
     @property
@@ -100,7 +96,6 @@ def tuning_memory(
         adapter=_ADAPTER * parameters,
         activations=kept,
         passing=passing,
-        spare=_SPARE * (kept + passing),
     )
 
 
@@ -143,7 +138,6 @@ def scoring_memory(
         weights=_weights(shape, whole) + merged,
         adapter=4 * parameters,
         passing=passing,
-        spare=_SPARE * passing,
         cache=shape.layers * 2 * shape.kv * size * tokens,
     )
 
