@@ -6,8 +6,8 @@ import pytest
 
 from tallrec.data.prepared import read_prepared
 from tallrec.steps import score_pairs as module
+from tallrec.steps.asked import score_run
 from tallrec.steps.recommender import Recommender
-from tallrec.steps.score import score_run
 from tallrec.steps.score_pairs import score_pairs
 
 

@@ -125,15 +125,16 @@ class Asked:
         """Mean log-odds of the run's seeds, shape [n]."""
         seeds = self.run.recipe.seeds
         if self.by == "model":
-            blocks = in_blocks(samples, self.block)
-            by_model = scores_by_seed(self.run, blocks, seeds, domain=domain, say=say)
-            return np.mean([scores for _, scores in by_model], axis=0)
-        asked, scorer_of = with_histories(samples, self.longest), self.scorers(domain, say=say)
-        scores = []
-        for seed in seeds:
-            with scorer_of(seed) as scorer:
-                scores.append(scorer(asked))
-        return np.mean(scores, axis=0)
+            asked = in_blocks(samples, self.block)
+            by_seed = dict(scores_by_seed(self.run, asked, seeds, domain=domain, say=say))
+        else:
+            asked, scorer_of = with_histories(samples, self.longest), self.scorers(domain, say=say)
+            by_seed = {}
+            for seed in seeds:
+                with scorer_of(seed) as scorer:
+                    by_seed[seed] = scorer(asked)
+        mean: FloatArray = np.mean(list(by_seed.values()), axis=0)
+        return mean
 
     def questions(self, prepared: Prepared, chunk: pl.DataFrame) -> Samples:
         """What the rows of a table ask; their ids are text; see `score_pairs`."""

@@ -73,9 +73,8 @@ def score_on_ray(
     facts = {
         "table": files,
         "data": known or read_stored(folder).hashes,
-        "model": [endpoint.base_url, endpoint.model, endpoint.api]
-        if endpoint
-        else hashes_of(asked),
+        "endpoint": endpoint and [endpoint.base_url, endpoint.model, endpoint.api],
+        "run": None if endpoint else hashes_of(asked),
         "number of buckets": buckets,
     }
     begin(job.out, facts)
