@@ -10,13 +10,16 @@ import pytest
 from tallrec.data.prepared import read_prepared, write_prepared
 from tallrec.llm.backbone import load_backbone
 from tallrec.llm.title_states import title_states
+from tallrec.steps.asked import score_run
 from tallrec.steps.baselines import FULL_DATA
 from tallrec.steps.evaluate import evaluate_run
 from tallrec.steps.recommender import Recommender
+from tallrec.steps.score_pairs import score_pairs
 from tallrec.steps.tune import tune_recipe
 from tests.test_pipeline import INFO, process_run, silent, tiny_recipe
 
 NAME = "Gaussian process"
+EVENT = {"item": pl.String, "liked": pl.Boolean}
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +91,32 @@ def test_the_model_can_be_asked_instead(world):
     assert np.isfinite(by_model.llm(read_prepared(world / "data").splits.test[:2])).all()
     with pytest.raises(ValueError, match="by model or gaussian-process; got 'magic'"):
         Recommender.load(world / "run", by="magic", say=silent)
+
+
+def test_tables_and_parts_are_scored_by_it_unless_the_model_is_wished_for(world, tmp_path):
+    run, out = world / "run", tmp_path / "out.parquet"
+    kept = [pl.read_parquet(run / f"seed-{seed}" / "gaussian-process.parquet") for seed in (0, 1)]
+    expected = np.mean([table["log_odds"] for table in kept], axis=0)
+    np.testing.assert_allclose(score_run(run, out, say=silent)["log_odds"], expected)
+
+    by_model = score_run(run, out, by="model", say=silent)["log_odds"]
+    of_model = [pl.read_parquet(run / f"seed-{seed}" / "scores.parquet") for seed in (0, 1)]
+    expected = np.mean([table["log_odds"] for table in of_model], axis=0)
+    np.testing.assert_allclose(by_model, expected, atol=1e-5)
+
+    samples = read_prepared(world / "data").splits.test[:7]
+    table = tmp_path / "asked.parquet"
+    histories = [[{"item": i.id, "liked": liked} for i, liked in s.history] for s in samples]
+    pl.DataFrame(
+        {"item": [s.target.id for s in samples], "history": histories},
+        schema={"item": pl.String, "history": pl.List(pl.Struct(EVENT))},
+    ).write_parquet(table)
+    score_pairs(run, table, out, say=silent)
+    seeds = [
+        Recommender.load(run, seed=seed, say=silent).scorer(samples).tolist() for seed in (0, 1)
+    ]
+    found = pl.read_parquet(out)["log_odds"]
+    np.testing.assert_allclose(found, np.mean(seeds, axis=0), atol=1e-9)
 
 
 def test_a_run_without_one_recommends_by_the_model(world, tmp_path):
