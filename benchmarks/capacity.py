@@ -81,7 +81,7 @@ def scored(run: Path, data: Path, table: Path, workers: int) -> tuple[float, Pat
     """Seconds of `tallrec score`, on as many cores as workers, and its folder."""
     out = table.with_name(f"{table.stem}-{workers}")
     words = [sys.executable, "-m", "tallrec", "score", str(run), "--data", str(data)]
-    words += ["--table", str(table), "--out", str(out), "--engine", "ray"]
+    words += ["--table", str(table), "--out", str(out), "--engine", "ray", "--by", "model"]
     words += ["--workers", str(workers), "--buckets", str(BUCKETS)]
     cores = sorted(os.sched_getaffinity(0))[-workers:]
     start = time.perf_counter()
