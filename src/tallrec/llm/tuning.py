@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from tallrec.llm.attention import attending_by_tree
 from tallrec.llm.checkpoints import last_checkpoint, read_state, stopped_after
 from tallrec.llm.forward import decoder_of, takes_trees
+from tallrec.llm.lean import lean_layers
 from tallrec.llm.loggers import add_loggers
 from tallrec.llm.lora import quick_adapters
 from tallrec.llm.loss import LOSSES
@@ -115,7 +116,7 @@ def tune(
     try:
         # Gradient checkpointing goes through the layers again in the backward pass.
         trees = attending_by_tree(decoder_of(model)) if by_tree else nullcontext()
-        with quick_adapters(model), trees:
+        with quick_adapters(model), lean_layers(model), trees:
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     except torch.OutOfMemoryError as error:
         raise TuningError(
