@@ -46,13 +46,13 @@ def score_sequential(
         return encode_titles(backbone_source(recipe.evaluation.encoder, say=say), titles)
 
     def fit_and_score(name: str, seed: int) -> FloatArray:
+        say(f"Fitting {name} on the {recipe.evaluation.baselines_on}, seed {seed}")
         shots, valid = rows_for_baselines(recipe, own, seed)
         options = FitOptions(length=length, seed=seed)
         return fit_sequential(name, shots, valid=valid, options=options, encode=encode)(samples)
 
     systems = []
     for name in recipe.evaluation.baselines:
-        say(f"Fitting {name} on the {recipe.evaluation.baselines_on}")
         files = {seed: out / f"seed-{seed}" / f"{name}.parquet" for seed in recipe.seeds}
         scores = [
             kept(file, samples, partial(fit_and_score, name, seed)) for seed, file in files.items()
@@ -90,11 +90,11 @@ def score_references(
     known = known_before(own, samples)
 
     def fit_and_score(name: str) -> FloatArray:
+        say(f"Fitting {name} on all data: {in_words(known)}")
         return REFERENCES[name](known)(samples)
 
     systems = []
     for name in names:
-        say(f"Fitting {name} on all data: {in_words(known)}")
         scores = kept(out / f"{name}.parquet", samples, partial(fit_and_score, name))
         systems.append(System(f"{name}, full data", "full data", scores[None]))
     return systems
