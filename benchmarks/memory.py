@@ -70,7 +70,7 @@ def estimate(dtype: str, checkpointing: bool, micro: int, loss: str, tokens: int
     """The same by arithmetic."""
     return tuning_memory(
         read_shape(str(fetch("smollm2-135m"))),
-        Setup(dtype, "none", 1, RANK, TARGETS, DROPOUT),
+        Setup(dtype, "none", 1, RANK, TARGETS),
         rows=micro,
         tokens=tokens,
         loss=loss,

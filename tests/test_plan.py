@@ -13,6 +13,7 @@ from tallrec.llm.attention import attending_by_tree
 from tallrec.llm.backbone import Backbone
 from tallrec.llm.estimate import Setup, scoring_memory, tuning_memory
 from tallrec.llm.forward import decoder_of
+from tallrec.llm.lean import lean_layers
 from tallrec.llm.lora import quick_adapters
 from tallrec.llm.loss import answer_loss, collate
 from tallrec.llm.shape import read_shape, shape_of
@@ -20,7 +21,7 @@ from tallrec.prompts.answers import Answers, TokenRow
 from tallrec.recipe_files import load_recipe
 from tallrec.steps.plan import in_bytes, plan_recipe
 
-SETUP = Setup("bfloat16", "none", 1, 8, ("q_proj", "v_proj"), 0.05)
+SETUP = Setup("bfloat16", "none", 1, 8, ("q_proj", "v_proj"))
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,8 @@ def test_a_shape_is_that_of_the_model(backbone, tiny_folder):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_activations_are_what_the_backward_pass_keeps(dtype, dropout):
+@pytest.mark.parametrize("targets", [("q_proj", "v_proj"), ("all-linear",)])
+def test_activations_are_what_the_backward_pass_keeps(dtype, dropout, targets):
     config = LlamaConfig(
         hidden_size=512,
         intermediate_size=1024,
@@ -53,7 +55,9 @@ def test_activations_are_what_the_backward_pass_keeps(dtype, dropout):
         vocab_size=500,
     )
     model = LlamaForCausalLM(config).to(getattr(torch, dtype))
-    tuned = attach_lora(Backbone("random", model, None, ""), dropout=dropout).train()
+    tuned = attach_lora(
+        Backbone("random", model, None, ""), dropout=dropout, targets=targets
+    ).train()
     ids = np.random.default_rng(0).integers(1, 500, (2, 100)).tolist()
     batch = collate([TokenRow(row, [9, 90], [True, False]) for row in ids], "answers", by_tree=True)
     weights = {weight.untyped_storage().data_ptr() for weight in tuned.parameters()}
@@ -66,10 +70,11 @@ def test_activations_are_what_the_backward_pass_keeps(dtype, dropout):
         return tensor
 
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with quick_adapters(tuned), attending_by_tree(decoder_of(tuned)), hooks:
+    trees = attending_by_tree(decoder_of(tuned))
+    with quick_adapters(tuned), lean_layers(tuned), trees, hooks:
         answer_loss(tuned, batch, Answers(5, 9))
     found = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    setup = Setup(dtype, "none", 1, 8, ("q_proj", "v_proj"), dropout)
+    setup = Setup(dtype, "none", 1, 8, targets)
     options = {"rows": 2, "tokens": 100, "loss": "answers", "checkpointing": False}
     assert tuning_memory(shape_of(config), setup, **options).activations == pytest.approx(
         found, rel=0.1
@@ -84,10 +89,10 @@ def test_known_sizes_of_llama(llama_7b):
     plain = tuning_memory(shape, SETUP, **options, checkpointing=False)
     assert plain.weights == 2 * shape.parameters
     less = tuning_memory(shape, SETUP, **options, checkpointing=True)
-    assert less.activations < plain.activations / 10
-    in_4_bits = Setup("bfloat16", "nf4", 1, 8, ("q_proj", "v_proj"), 0.05)
+    assert less.activations < plain.activations / 8
+    in_4_bits = Setup("bfloat16", "nf4", 1, 8, ("q_proj", "v_proj"))
     assert 3.5e9 < tuning_memory(shape, in_4_bits, **options, checkpointing=True).weights < 4e9
-    on_4 = Setup("bfloat16", "none", 4, 8, ("q_proj", "v_proj"), 0.05)
+    on_4 = Setup("bfloat16", "none", 4, 8, ("q_proj", "v_proj"))
     assert 3.5e9 < tuning_memory(shape, on_4, **options, checkpointing=True).weights < 5e9
     scoring = scoring_memory(shape, SETUP, batch_tokens=4096, tokens=512, ordering="log-odds")
     assert scoring.cache == 32 * 2 * 4096 * 2 * 512

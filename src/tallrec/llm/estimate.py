@@ -26,7 +26,6 @@ class Setup:
         shards: Over how many processes the frozen weights are spread; 1 is not at all.
         rank: Of the adapter.
         targets: The modules that it changes.
-        dropout: On the adapter's input.
     """
 
     dtype: str
@@ -34,7 +33,6 @@ class Setup:
     shards: int
     rank: int
     targets: tuple[str, ...]
-    dropout: float
 
 
 @dataclass(frozen=True)
@@ -102,15 +100,12 @@ def tuning_memory(
 def _layer(shape: Shape, setup: Setup, inputs: int) -> float:
     """Bytes a token that a layer keeps for its backward pass.
 
-    A frozen linear module keeps nothing. Each of the two norms keeps its input in float32; each
-    adapter its input (with dropout a copy, and a byte an element of what was left out); attention
-    its queries, keys, values and result; the gated feed-forward part three inner tensors.
+    A frozen linear module keeps nothing. Each of the two norms keeps its input; adapters theirs;
+    attention its queries, keys, values and result; the gated feed-forward part what comes out of
+    the gate and beside it (`tallrec.llm.lean`).
     """
-    size = BYTES[setup.dtype]
-    norms = 2 * shape.hidden * 4
-    adapters = inputs * (size + 1) if setup.dropout else shape.hidden * size
-    attention = (2 * shape.hidden + 2 * shape.kv) * size
-    return norms + adapters + attention + 3 * shape.inner * size
+    attention = 2 * shape.hidden + 2 * shape.kv
+    return (2 * shape.hidden + inputs + attention + 2 * shape.inner) * BYTES[setup.dtype]
 
 
 def scoring_memory(

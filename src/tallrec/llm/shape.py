@@ -12,6 +12,9 @@ from transformers.pytorch_utils import Conv1D
 
 from tallrec.llm.backbone import locate
 
+# Modules of one input. That of o_proj is attention's result, which is kept anyway.
+_READS = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -38,7 +41,10 @@ class Shape:
     linears: tuple[tuple[str, int, int], ...]
 
     def adapter(self, rank: int, targets: tuple[str, ...]) -> tuple[int, int, int]:
-        """Of a LoRA adapter: its parameters, those of the weights it changes, its inputs' width.
+        """Of a LoRA adapter: its parameters, those of the weights it changes, what it keeps.
+
+        That is the width of those of its inputs in a layer that are kept for it alone; modules
+        that read the same tensor keep it once.
 
         Raises:
             ValueError: If no linear module has a target's name.
@@ -53,7 +59,11 @@ class Shape:
         return (
             sum(rank * (n_in + n_out) for _, n_in, n_out in mine),
             sum(n_in * n_out for _, n_in, n_out in mine),
-            sum(n_in for _, n_in, _ in mine) // self.layers,
+            sum(
+                {
+                    _READS.get(name, name): n_in for name, n_in, _ in mine if name != "o_proj"
+                }.values()
+            ),
         )
 
 

@@ -105,7 +105,6 @@ def _parts(recipe: Recipe, shape: Shape, devices: int, tokens: int | None) -> di
         shards=devices if backbone.shard == "fsdp" else 1,
         rank=recipe.lora.rank,
         targets=recipe.lora.targets,
-        dropout=recipe.lora.dropout,
     )
     longest = tokens or backbone.max_tokens
     parts = {}
