@@ -36,8 +36,20 @@ from tallrec.llm.scoring import score_rows
 from tallrec.llm.tuning import TuningOptions, tune
 from tallrec.prompts.answers import Answers, TokenRow
 
-PORT_BATCH = 32  # the released code's micro-batch
-MOST_ROWS = {"port": PORT_BATCH, "tuned-hf": 128}  # where a row costs the same in any company
+PORT_BATCH = 32  # rows that the released code scores at once
+PORT_MICRO = 8  # rows in its micro-batch of tuning; at the released 32 it needs 20.8 GB
+# Each so many-th row is measured where a row costs the same in any company: powers of two, so that
+# the rows of one system are among those of another. In ranking, what all begin with is paid once.
+EVERY = {
+    ("port", "tune"): 4,
+    ("port", "score"): 32,
+    ("port", "rank"): 32,
+    ("tuned-hf", "score"): 8,
+    ("tuned-hf", "rank"): 16,
+    ("llama.cpp", "score"): 8,
+    ("llama.cpp", "rank"): 2,
+    ("hf-cache", "rank"): 2,
+}
 HF_BATCH = 16  # the best of 8, 16, 32 here
 CACHE_BATCH = 64
 LORA = {"r": 8, "lora_alpha": 16, "lora_dropout": 0.05, "target_modules": ["q_proj", "v_proj"]}
@@ -119,7 +131,8 @@ def port_tune(work: Work) -> Callable[[], None]:
             arguments = TrainingArguments(
                 output_dir=folder,
                 num_train_epochs=1,
-                per_device_train_batch_size=PORT_BATCH,
+                per_device_train_batch_size=PORT_MICRO,
+                gradient_accumulation_steps=2,
                 learning_rate=1e-3,
                 save_strategy="no",
                 report_to=[],
@@ -297,13 +310,14 @@ SYSTEMS: dict[str, Callable[[Work], Callable[[], Any]]] = {
 def main() -> None:
     """Warms up on eight rows, then measures the task once."""
     system, task, dtype, folder = sys.argv[1:]
-    kind = "tune" if task.startswith("tune") else "score"
+    what = task.split("-")[0]
+    kind = "tune" if what == "tune" else "score"
     work = Work(Path(folder), task, dtype)
-    every = max(1, len(work.rows) // MOST_ROWS.get(system, len(work.rows)))
-    work.rows = rows = work.rows[::every][: MOST_ROWS.get(system)]
-    work.prompts = prompts = work.prompts[::every][: MOST_ROWS.get(system)]
+    every = EVERY.get((system, what), 1)
+    work.rows = rows = work.rows[::every]
+    work.prompts = prompts = work.prompts[::every]
     run = SYSTEMS[f"{system} {kind}"](work)
-    if system != "port":  # one batch of which is the whole measurement
+    if system != "port":  # of which a batch is most of the measurement
         work.rows, work.prompts = rows[::-1][:8], prompts[::-1][:8]
         run()
         work.rows, work.prompts = rows, prompts

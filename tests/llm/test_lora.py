@@ -6,7 +6,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from tallrec.llm.adapter import attach_lora
-from tallrec.llm.lora import _Dropped, quick_adapters
+from tallrec.llm.lora import _DroppedLinear, quick_adapters
 from tallrec.llm.merge import fold, merged
 from tests.llm.architectures import tiny_model
 from tests.llm.test_tuning import losses, same, weights
@@ -51,7 +51,7 @@ def test_adapters_are_pefts_own_again_afterwards(backbone):
 @pytest.mark.parametrize("p", [0.05, 0.5])
 def test_dropout_zeroes_its_share_and_only_their_gradients(p):
     x = torch.ones(400, 500, requires_grad=True)
-    dropped = _Dropped.apply(x, p)
+    dropped = _DroppedLinear.apply(x, torch.eye(500), p)
     assert set(dropped.unique().tolist()) == {0.0, 1.0}
     assert float((dropped == 0).float().mean()) == pytest.approx(p, abs=0.005)
     dropped.sum().backward()
@@ -63,7 +63,7 @@ def test_torchs_generator_decides_what_is_dropped():
     masks = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        masks.append((_Dropped.apply(x, 0.5), _Dropped.apply(x, 0.5)))
+        masks.append(tuple(_DroppedLinear.apply(x, torch.eye(50), 0.5) for _ in range(2)))
     assert torch.equal(masks[0][0], masks[1][0])
     assert torch.equal(masks[0][1], masks[1][1])
     assert not torch.equal(masks[0][0], masks[0][1])

@@ -1,7 +1,7 @@
 """LoRA's forward pass while tuning, with less to compute and to keep for the gradients.
 
 PEFT computes an adapter in float32 on a float32 copy of its input. Here its weights stay float32,
-and their product is computed in the model's dtype, as in mixed precision; of dropout, a byte an
+and their product is computed in the model's dtype, as in mixed precision; of dropout, a bit an
 element is kept for the gradients. In float32 without dropout the two are the same.
 """
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from peft.tuners.lora import Linear
 from torch import Tensor
 from torch.nn.functional import linear
@@ -24,31 +25,43 @@ if TYPE_CHECKING:
 _LEVELS = 1 << 16  # of a drawn number
 
 
-class _Dropped(torch.autograd.Function):
-    """Zeroes each element with probability p, without scaling the rest."""
+class _DroppedLinear(torch.autograd.Function):
+    """The product with elements of x left out with probability p, without scaling the rest.
+
+    x is kept, which its layer's other adapters and norm keep too, and what is left out as bits.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
-        left_out = _drawn(x, p)
-        ctx.save_for_backward(left_out)
-        return x.masked_fill(left_out, 0)
+    def forward(ctx: Any, x: Tensor, a: Tensor, p: float) -> Tensor:
+        left_out = _drawn(x.numel(), p)
+        ctx.save_for_backward(x, a)
+        ctx.bits = np.packbits(left_out)
+        return linear(x.masked_fill(_as_mask(left_out, x), 0), a)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (left_out,) = ctx.saved_tensors
-        return grads[0].masked_fill(left_out, 0), None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, a = ctx.saved_tensors
+        left_out = _as_mask(np.unpackbits(ctx.bits, count=x.numel()).view(bool), x)
+        grad = grads[0]
+        dx = (grad @ a).masked_fill_(left_out, 0) if ctx.needs_input_grad[0] else None
+        dropped = x.masked_fill(left_out, 0).flatten(0, -2)
+        return dx, grad.flatten(0, -2).T @ dropped, None
 
 
-def _drawn(like: Tensor, p: float) -> Tensor:
+def _as_mask(left_out: NDArray[np.bool_], like: Tensor) -> Tensor:
+    return torch.from_numpy(left_out).view(like.shape).to(like.device)
+
+
+def _drawn(n: int, p: float) -> NDArray[np.bool_]:
     """True with probability p.
 
     torch draws on one core, element by element, which takes a tenth of a tuning step. Here it draws
     a seed, so that its generator's state still says all.
     """
     seed = int(torch.randint(1 << 62, ()))
-    drawn = np.random.SFC64(seed).random_raw(-(-like.numel() // 4)).view(np.int16)
-    left_out = torch.from_numpy(drawn)[: like.numel()] < round((p - 0.5) * _LEVELS)
-    return left_out.view(like.shape).to(like.device)
+    drawn = np.random.SFC64(seed).random_raw(-(-n // 4)).view(np.int16)[:n]
+    left_out: NDArray[np.bool_] = drawn < round((p - 0.5) * _LEVELS)
+    return left_out
 
 
 def is_plain(layer: torch.nn.Module) -> bool:
@@ -68,10 +81,10 @@ def _forward(layer: Linear, x: Tensor) -> Tensor:
     result: Tensor = layer.base_layer(x)
     for name in layer.active_adapters:
         p = getattr(layer.lora_dropout[name], "p", 0.0)
-        dropped: Tensor = _Dropped.apply(x, p) if p else x  # type: ignore[no-untyped-call]
         a, b = (cast("Tensor", half[name].weight) for half in (layer.lora_A, layer.lora_B))
-        b = b * (layer.scaling[name] / (1 - p))  # what dropout leaves out, on average
-        result = result + linear(linear(dropped, a.to(x.dtype)), b.to(x.dtype))
+        a, b = a.to(x.dtype), (b * (layer.scaling[name] / (1 - p))).to(x.dtype)  # 1 - p: on average
+        low: Tensor = _DroppedLinear.apply(x, a, p) if p else linear(x, a)  # type: ignore[no-untyped-call]
+        result = result + linear(low, b)
     return result
 
 

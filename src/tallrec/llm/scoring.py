@@ -12,6 +12,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from tallrec.llm.forward import base_of, hidden_at, last_hidden
+from tallrec.llm.lean import lean_layers
 from tallrec.llm.merge import merged
 from tallrec.llm.sharding import put_back, whole
 from tallrec.progress import OnProgress, silent
@@ -136,7 +137,7 @@ def score_rows(
     prompts = [row.prompt for row in rows]
     done = 0
     try:
-        with merged(model):
+        with merged(model), lean_layers(model):
             for batch, hidden_nd in last_hidden(model, prompts, batch_tokens):
                 batch_scores = ORDERINGS[ordering](model, hidden_nd, answers)
                 scores[batch] = batch_scores.double().cpu().numpy()

@@ -20,7 +20,8 @@ from tallrec.types import IntArray
 # Shape letters: n flat tokens, m runs of a block, q and k their queries and keys, s shared keys.
 
 _RUN = 128  # queries in a run at most: of a longer one, half of the scores would be masked
-_BLOCK_SCORES = 1 << 20  # scores of a block and head at most, which bounds memory
+_WIDTH = 32  # own keys of a block are a multiple of it: torch's softmax is a third quicker then
+_BLOCK_SCORES = 1 << 18  # scores of a block and head at most, which bounds memory
 _PADDING = 1.3  # a block's padded scores over those it needs, at most
 _LEAST_SCORES = 1 << 15  # a block is not worth less, whatever its padding
 _SHARING = 6  # so many runs share keys if these are so many times as many as a run's queries
@@ -184,11 +185,11 @@ def _blocks(runs: list[_Run], n_kept: int) -> Iterator[Block]:
 def _block(runs: list[_Run], n_kept: int) -> Block:
     n_q, n_k = np.array([run.n_q for run in runs]), np.array([run.n_k for run in runs])
     q_mq = np.zeros((len(runs), n_q.max()), dtype=int)
-    k_mk = np.zeros((len(runs), n_k.max()), dtype=int)
+    k_mk = np.zeros((len(runs), -(-n_k.max() // _WIDTH) * _WIDTH), dtype=int)
     for m, run in enumerate(runs):
         q_mq[m, : n_q[m]] = run.path[run.start :] - n_kept
         k_mk[m, : n_k[m]] = run.path[run.shared :]
-    at_q, at_k = np.arange(n_q.max()), np.arange(n_k.max())
+    at_q, at_k = np.arange(n_q.max()), np.arange(k_mk.shape[1])
     real_mq = at_q < n_q[:, None]
     # A run's queries are the last of its keys.
     last_mq = np.where(real_mq, at_q + (n_k - n_q)[:, None], len(at_k))

@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 from tallrec.llm.attention import attending_by_tree
 from tallrec.llm.checkpoints import last_checkpoint, read_state, stopped_after
 from tallrec.llm.forward import decoder_of, takes_trees
+from tallrec.llm.lean import lean_layers
 from tallrec.llm.loggers import add_loggers
 from tallrec.llm.lora import quick_adapters
 from tallrec.llm.loss import LOSSES, computing_loss
@@ -108,7 +109,8 @@ def tune(
         with _explained(options):
             # Gradient checkpointing goes through the layers again in the backward pass.
             trees = attending_by_tree(decoder_of(model)) if trainer.by_tree else nullcontext()
-            with quick_adapters(model), trees, computing_loss(model, options.loss, answers):
+            loss = computing_loss(model, options.loss, answers)
+            with quick_adapters(model), lean_layers(model), trees, loss:
                 trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     model.eval()
     return list(trainer.state.log_history)
