@@ -6,6 +6,8 @@
 Every measurement is a process of its own (`systems.py`); systems take turns, the order alternates
 from round to round, and a figure is the median of the rounds. What takes minutes (the port, and
 everything in float32) takes part in every third round. Writes `benchmarks/results.json`.
+
+On a machine that others use, set OMP_NUM_THREADS=1: seconds are then the processor's.
 """
 
 from __future__ import annotations
@@ -218,7 +220,9 @@ def machine() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if platform.system() == "Linux" else []
     name = next((line.split(": ")[1] for line in lines if line.startswith("model name")), "")
     name = name or platform.machine()
-    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    threads = torch.get_num_threads()
+    clock = "1 thread, processor's time" if threads == 1 else f"{threads} threads"
+    return f"{name}, {clock}, torch {torch.__version__}"
 
 
 def commit() -> str:

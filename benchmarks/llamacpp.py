@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 KINDS = {"bfloat16": "bfloat16", "int8": "q8_0"}  # what tallrec calls them in a GGUF file
 SEQUENCES = 32  # rows in a batch
-THREADS = 2
 
 
 class LlamaCpp:
@@ -32,7 +32,7 @@ class LlamaCpp:
         options.n_ctx = (SEQUENCES + 1) * longest
         options.n_batch = options.n_ubatch = 2048
         options.n_seq_max = SEQUENCES + 1
-        options.n_threads = options.n_threads_batch = THREADS
+        options.n_threads = options.n_threads_batch = torch.get_num_threads()
         options.kv_unified = True  # so that sequences can share cells
         options.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
         self.context = llama_cpp.llama_init_from_model(self.model, options)
