@@ -174,9 +174,9 @@ def hf_tune(work: Work) -> Callable[[], None]:
     model = get_peft_model(work.model(merged=None), LoraConfig(**LORA, task_type="CAUSAL_LM"))
     model.train()
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-3)
-    ids = [row.ids for row in work.rows]
 
     def run() -> None:
+        ids = [row.ids for row in work.rows]
         for batch in by_length(ids, 8):
             at = [(b, p) for b, i in enumerate(batch) for p in work.rows[i].positions]
             likes = torch.tensor([bool(x) for i in batch for x in work.rows[i].likes]).float()
@@ -263,9 +263,6 @@ def trl_tune(work: Work) -> Callable[[], None]:
     from datasets import Dataset  # noqa: PLC0415 - only this opponent needs them
     from trl import SFTConfig, SFTTrainer  # noqa: PLC0415
 
-    rows = [
-        {"input_ids": row.ids, "completion_mask": [0] * len(row.prompt) + [1]} for row in work.rows
-    ]
     tokenizer = AutoTokenizer.from_pretrained(work.folder / "model")
     tokenizer.pad_token = tokenizer.eos_token
 
@@ -283,6 +280,10 @@ def trl_tune(work: Work) -> Callable[[], None]:
                 bf16=False,
                 gradient_checkpointing=False,
             )
+            rows = [
+                {"input_ids": row.ids, "completion_mask": [0] * len(row.prompt) + [1]}
+                for row in work.rows
+            ]
             SFTTrainer(
                 work.model(merged=None),
                 arguments,

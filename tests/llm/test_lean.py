@@ -68,6 +68,9 @@ def test_the_models_own_layers_are_put_back():
     with lean_layers(model):
         assert "forward" in vars(layer.input_layernorm)
         assert "forward" in vars(layer.mlp)
+        with lean_layers(model):  # validation scores inside tuning
+            pass
+        assert "forward" in vars(layer.mlp)
     assert "forward" not in vars(layer.input_layernorm)
     assert "forward" not in vars(layer.mlp)
 

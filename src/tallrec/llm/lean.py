@@ -110,7 +110,11 @@ def lean_layers(model: PreTrainedModel | PeftModel) -> Iterator[None]:
     Args:
         model: A model on its device; its norms are frozen.
     """
-    modules = {module: leaner for module in model.modules() if (leaner := _leaner(module))}
+    modules = {  # validation scores inside tuning, where they are lean already
+        module: leaner
+        for module in model.modules()
+        if "forward" not in vars(module) and (leaner := _leaner(module))
+    }
     for module, leaner in modules.items():
         module.forward = partial(leaner, module)
     try:
