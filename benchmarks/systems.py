@@ -1,7 +1,8 @@
 """One measurement in a process of its own: tallrec or an opponent, one task, one dtype.
 
 `bench.py` starts it as `python systems.py SYSTEM TASK DTYPE WORK` and reads the line of JSON that
-it prints. Opponents are written here as their users would write them.
+it prints. Opponents are written as their users would write them: here, in `tuners.py` and in
+`llamacpp.py`.
 """
 
 from __future__ import annotations
@@ -10,40 +11,35 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 from llamacpp import LlamaCpp
-from peft import LoraConfig, PeftModel, get_peft_model
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
     DynamicCache,
     GenerationConfig,
-    Trainer,
-    TrainingArguments,
 )
+from tuners import hf_tune, port_tune, tallrec_tune, trl_tune
+from work import Work, by_length, left_padded
 
-from tallrec.llm.adapter import attach_lora, load_adapter
-from tallrec.llm.backbone import DTYPES, load_backbone
+from tallrec.llm.adapter import load_adapter
+from tallrec.llm.backbone import load_backbone
 from tallrec.llm.scoring import score_rows
-from tallrec.llm.tuning import TuningOptions, tune
-from tallrec.prompts.answers import Answers, TokenRow
 
 PORT_BATCH = 32  # rows that the released code scores at once
-PORT_MICRO = 8  # rows in its micro-batch of tuning; at the released 32 it needs 20.8 GB
 # Each so many-th row is measured where a row costs the same in any company: powers of two, so that
 # the rows of one system are among those of another. In ranking, what all begin with is paid once.
 EVERY = {
     ("port", "tune"): 4,
     ("port", "score"): 32,
     ("port", "rank"): 32,
+    ("tuned-hf", "tune"): 2,
+    ("trl", "tune"): 2,
     ("tuned-hf", "score"): 8,
     ("tuned-hf", "rank"): 16,
     ("llama.cpp", "score"): 8,
@@ -52,7 +48,6 @@ EVERY = {
 }
 HF_BATCH = 16  # the best of 8, 16, 32 here
 CACHE_BATCH = 64
-LORA = {"r": 8, "lora_alpha": 16, "lora_dropout": 0.05, "target_modules": ["q_proj", "v_proj"]}
 
 
 @dataclass(frozen=True)
@@ -66,84 +61,10 @@ class Measured:
     scores: list[float]
 
 
-class Work:
-    """A folder of bench.py: model, adapter and token rows."""
-
-    def __init__(self, folder: Path, task: str, dtype: str) -> None:
-        self.folder, self.dtype = folder, dtype
-        stored = json.loads((folder / f"{task}.json").read_text())
-        self.answers = Answers(stored["yes"], stored["no"])
-        self.rows = [TokenRow(*row) for row in stored["rows"]]
-        self.prompts = [row.prompt for row in self.rows]
-
-    def model(self, *, merged: bool | None) -> Any:
-        """Transformers' model; with the adapter folded in, beside it, or (None) without."""
-        model = AutoModelForCausalLM.from_pretrained(
-            self.folder / "model", dtype=DTYPES[self.dtype]
-        ).eval()
-        if merged is None:
-            return model
-        model = PeftModel.from_pretrained(model, self.folder / "adapter").eval()
-        return model.merge_and_unload() if merged else model
-
-
-def left_padded(rows: list[list[int]]) -> dict[str, torch.Tensor]:
-    ids = [torch.tensor(row).flip(0) for row in rows]
-    ids_bt = pad_sequence(ids, batch_first=True, padding_value=0).flip(1)
-    ones = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True).flip(1)
-    return {"input_ids": ids_bt, "attention_mask": ones}
-
-
-def by_length(rows: list[list[int]], size: int) -> Iterator[np.ndarray]:
-    order = np.argsort([-len(row) for row in rows], kind="stable")
-    yield from (order[i : i + size] for i in range(0, len(order), size))
-
-
-def tallrec_tune(work: Work) -> Callable[[], None]:
-    backbone = load_backbone(work.folder / "model", dtype=work.dtype)
-    model = attach_lora(backbone)
-    options = TuningOptions(epochs=1, batch_size=32, micro_batch=8)
-
-    def run() -> None:
-        with TemporaryDirectory() as folder:
-            tune(model, work.rows, work.answers, options, folder=Path(folder))
-
-    return run
-
-
 def tallrec_score(work: Work) -> Callable[[], list[float]]:
     backbone = load_backbone(work.folder / "model", name="bench", dtype=work.dtype)
     model = load_adapter(backbone, work.folder / "adapter")
     return lambda: score_rows(model, work.rows, work.answers).tolist()
-
-
-def port_tune(work: Work) -> Callable[[], None]:
-    """The released finetune_rec.py: loss on every token over the whole vocabulary."""
-    model = get_peft_model(work.model(merged=None), LoraConfig(**LORA, task_type="CAUSAL_LM"))
-
-    def collate(rows: list[list[int]]) -> dict[str, torch.Tensor]:
-        batch = left_padded(rows)
-        labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
-        return {**batch, "labels": labels}
-
-    def run() -> None:
-        with TemporaryDirectory() as folder:
-            arguments = TrainingArguments(
-                output_dir=folder,
-                num_train_epochs=1,
-                per_device_train_batch_size=PORT_MICRO,
-                gradient_accumulation_steps=2,
-                learning_rate=1e-3,
-                save_strategy="no",
-                report_to=[],
-                disable_tqdm=True,
-                remove_unused_columns=False,
-                use_cpu=True,
-            )
-            rows = [row.ids for row in work.rows]
-            Trainer(model, arguments, data_collator=collate, train_dataset=rows).train()
-
-    return run
 
 
 @torch.no_grad()
@@ -167,34 +88,6 @@ def port_score(work: Work) -> Callable[[], list[float]]:
     """The released evaluate.py: generates up to 128 tokens and reads the first step's scores."""
     model = work.model(merged=False)
     return lambda: _port_score(work, model)
-
-
-def hf_tune(work: Work) -> Callable[[], None]:
-    """A careful loop: bfloat16, rows by length, logits of the answers only."""
-    model = get_peft_model(work.model(merged=None), LoraConfig(**LORA, task_type="CAUSAL_LM"))
-    model.train()
-    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-3)
-
-    def run() -> None:
-        ids = [row.ids for row in work.rows]
-        for batch in by_length(ids, 8):
-            at = [(b, p) for b, i in enumerate(batch) for p in work.rows[i].positions]
-            likes = torch.tensor([bool(x) for i in batch for x in work.rows[i].likes]).float()
-            rows = [torch.tensor(ids[i]) for i in batch]
-            hidden_btd = (
-                model.get_base_model()
-                .model(input_ids=pad_sequence(rows, batch_first=True), use_cache=False)
-                .last_hidden_state
-            )
-            hidden_nd = hidden_btd[tuple(torch.tensor(at).T)]
-            yes_no = model.get_base_model().lm_head.weight[[work.answers.yes, work.answers.no]]
-            logits_n2 = hidden_nd.float() @ yes_no.float().T
-            odds_n = logits_n2[:, 0] - logits_n2[:, 1]
-            torch.nn.functional.binary_cross_entropy_with_logits(odds_n, likes).backward()
-            optimizer.step()
-            optimizer.zero_grad()
-
-    return run
 
 
 def hf_score(work: Work) -> Callable[[], list[float]]:
@@ -256,43 +149,6 @@ def llama_cpp_score(work: Work) -> Callable[[], list[float]]:
     path, longest = work.folder / f"merged-{work.dtype}.gguf", max(map(len, work.prompts))
     engine = LlamaCpp(path, longest)
     return lambda: engine.score(work.prompts, work.answers.yes, work.answers.no)
-
-
-def trl_tune(work: Work) -> Callable[[], None]:
-    """TRL's SFTTrainer on prompts and completions, at its defaults but for size and dtype."""
-    from datasets import Dataset  # noqa: PLC0415 - only this opponent needs them
-    from trl import SFTConfig, SFTTrainer  # noqa: PLC0415
-
-    tokenizer = AutoTokenizer.from_pretrained(work.folder / "model")
-    tokenizer.pad_token = tokenizer.eos_token
-
-    def run() -> None:
-        with TemporaryDirectory() as folder:
-            arguments = SFTConfig(
-                output_dir=folder,
-                num_train_epochs=1,
-                per_device_train_batch_size=8,
-                learning_rate=1e-3,
-                save_strategy="no",
-                report_to=[],
-                disable_tqdm=True,
-                use_cpu=True,
-                bf16=False,
-                gradient_checkpointing=False,
-            )
-            rows = [
-                {"input_ids": row.ids, "completion_mask": [0] * len(row.prompt) + [1]}
-                for row in work.rows
-            ]
-            SFTTrainer(
-                work.model(merged=None),
-                arguments,
-                train_dataset=Dataset.from_list(rows),
-                processing_class=tokenizer,
-                peft_config=LoraConfig(**LORA, task_type="CAUSAL_LM"),
-            ).train()
-
-    return run
 
 
 SYSTEMS: dict[str, Callable[[Work], Callable[[], Any]]] = {
