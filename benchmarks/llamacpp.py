@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 KINDS = {"bfloat16": "bfloat16", "int8": "q8_0"}  # what tallrec calls them in a GGUF file
-SEQUENCES = 32  # rows in a batch
+SEQUENCES = 32  # rows in a batch, at most
 
 
 class LlamaCpp:
@@ -25,9 +25,9 @@ class LlamaCpp:
         self._quiet = llama_cpp.llama_log_callback(lambda *_: None)
         llama_cpp.llama_log_set(self._quiet, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
-        self.model = llama_cpp.llama_model_load_from_file(
-            str(path).encode(), llama_cpp.llama_model_default_params()
-        )
+        model_options = llama_cpp.llama_model_default_params()
+        model_options.use_extra_bufts = False  # with its AMX kernels for Q8_0 it crashes here
+        self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), model_options)
         options = llama_cpp.llama_context_default_params()
         options.n_ctx = (SEQUENCES + 1) * longest
         options.n_batch = options.n_ubatch = 2048
@@ -50,7 +50,10 @@ class LlamaCpp:
         for sequence in range(1, SEQUENCES + 1):
             api.llama_memory_seq_cp(self.memory, 0, sequence, 0, shared)
         order = np.argsort([-len(row) for row in rows], kind="stable")
-        for batch in self._batches(order, [len(row) - shared for row in rows]):
+        own = [len(row) - shared for row in rows]
+        # Attention goes over the cells of all sequences, so long rows are quicker one by one.
+        most = SEQUENCES if np.mean(own) < shared else 1
+        for batch in self._batches(order, own, most):
             ends = self._decode([(rows[i][shared:], s + 1, shared) for s, i in enumerate(batch)])
             for i, end in zip(batch, ends, strict=True):
                 logits = np.ctypeslib.as_array(
@@ -62,11 +65,11 @@ class LlamaCpp:
         return scores.tolist()
 
     @staticmethod
-    def _batches(order: np.ndarray, own: list[int]) -> Iterator[list[int]]:
+    def _batches(order: np.ndarray, own: list[int], most: int) -> Iterator[list[int]]:
         batch: list[int] = []
         tokens = 0
         for i in order.tolist():
-            if batch and (len(batch) == SEQUENCES or tokens + own[i] > 2048):
+            if batch and (len(batch) == most or tokens + own[i] > 2048):
                 yield batch
                 batch, tokens = [], 0
             batch.append(i)

@@ -8,6 +8,7 @@ it prints. Opponents are written as their users would write them: here, in `tune
 from __future__ import annotations
 
 import json
+import math
 import resource
 import sys
 import time
@@ -32,19 +33,20 @@ from tallrec.llm.backbone import load_backbone
 from tallrec.llm.scoring import score_rows
 
 PORT_BATCH = 32  # rows that the released code scores at once
-# Each so many-th row is measured where a row costs the same in any company: powers of two, so that
-# the rows of one system are among those of another. In ranking, what all begin with is paid once.
-EVERY = {
-    ("port", "tune"): 4,
+# Rows that are measured at most, where a row costs the same in any company: every second, fourth,
+# eighth ... one, so that those of one system are among those of another. In ranking, what all rows
+# begin with is paid once.
+MOST_ROWS = {
+    ("port", "tune"): 16,
     ("port", "score"): 32,
-    ("port", "rank"): 32,
-    ("tuned-hf", "tune"): 2,
-    ("trl", "tune"): 2,
-    ("tuned-hf", "score"): 8,
-    ("tuned-hf", "rank"): 16,
-    ("llama.cpp", "score"): 8,
-    ("llama.cpp", "rank"): 2,
-    ("hf-cache", "rank"): 2,
+    ("port", "rank"): 64,
+    ("tuned-hf", "tune"): 32,
+    ("trl", "tune"): 32,
+    ("tuned-hf", "score"): 64,
+    ("tuned-hf", "rank"): 128,
+    ("llama.cpp", "score"): 64,
+    ("llama.cpp", "rank"): 1024,
+    ("hf-cache", "rank"): 1024,
 }
 HF_BATCH = 16  # the best of 8, 16, 32 here
 CACHE_BATCH = 64
@@ -170,7 +172,8 @@ def main() -> None:
     what = task.split("-")[0]
     kind = "tune" if what == "tune" else "score"
     work = Work(Path(folder), task, dtype)
-    every = EVERY.get((system, what), 1)
+    most = MOST_ROWS.get((system, what), len(work.rows))
+    every = 2 ** math.ceil(math.log2(max(1, len(work.rows) / most)))
     work.rows = rows = work.rows[::every]
     work.prompts = prompts = work.prompts[::every]
     run = SYSTEMS[f"{system} {kind}"](work)
