@@ -9,7 +9,8 @@ warm-up: seconds, and computed tokens of all tokens.
 from __future__ import annotations
 
 import argparse
-import time
+
+from work import clock
 
 from tallrec.assets import fetch
 from tallrec.data.histories import history_of, samples_of_histories
@@ -37,9 +38,9 @@ def measure(what: str, backbone: Backbone, samples: Samples) -> None:
         domain="movie",
         max_tokens=2048,
     )
-    start = time.perf_counter()
+    start = clock()
     score_rows(backbone.model, rows, answers)
-    seconds = time.perf_counter() - start
+    seconds = clock() - start
     tokens = sum(len(row.prompt) for row in rows)
     distinct = len(build_tree([row.prompt for row in rows]).ids_n)
     print(

@@ -11,7 +11,6 @@ import json
 import math
 import resource
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from transformers import (
     GenerationConfig,
 )
 from tuners import hf_tune, port_tune, tallrec_tune, trl_tune
-from work import Work, by_length, left_padded
+from work import Work, by_length, clock, left_padded
 
 from tallrec.llm.adapter import load_adapter
 from tallrec.llm.backbone import load_backbone
@@ -181,8 +180,6 @@ def main() -> None:
         work.rows, work.prompts = rows[::-1][:8], prompts[::-1][:8]
         run()
         work.rows, work.prompts = rows, prompts
-    # On one thread the processor's time, which others on the machine hardly change.
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     start = clock()
     scores = run()
     seconds = clock() - start

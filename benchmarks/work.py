@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,11 @@ from transformers import AutoModelForCausalLM
 
 from tallrec.llm.backbone import DTYPES
 from tallrec.prompts.answers import Answers, TokenRow
+
+
+def clock() -> float:
+    """Seconds; on one thread the processor's, which others on the machine hardly change."""
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
 class Work:
