@@ -102,15 +102,16 @@ def tuning_memory(
 def _layer(shape: Shape, setup: Setup, inputs: int) -> float:
     """Bytes a token that a layer keeps for its backward pass.
 
-    A frozen linear module keeps nothing. Each of the two norms keeps its input in float32; each
-    adapter its input (with dropout a copy, and a byte an element of what was left out); attention
-    its queries, keys, values and result; the gated feed-forward part three inner tensors.
+    A frozen linear module keeps nothing. Each of the two norms keeps its input; the adapters
+    theirs, and with dropout a bit an element of what was left out; attention its queries, keys,
+    values and result; the gated feed-forward part both its factors. Sharded layers are the model's
+    own (`lean_layers`): norms keep float32, and the feed-forward part the activation too.
     """
-    size = BYTES[setup.dtype]
-    norms = 2 * shape.hidden * 4
-    adapters = inputs * (size + 1) if setup.dropout else shape.hidden * size
+    size, lean = BYTES[setup.dtype], setup.shards == 1
+    norms = 2 * shape.hidden * (size if lean else 4)
+    adapters = shape.hidden * size + (inputs / 8 if setup.dropout else 0)
     attention = (2 * shape.hidden + 2 * shape.kv) * size
-    return norms + adapters + attention + 3 * shape.inner * size
+    return norms + adapters + attention + (2 if lean else 3) * shape.inner * size
 
 
 def scoring_memory(
