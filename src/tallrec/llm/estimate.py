@@ -102,10 +102,13 @@ def _layer(shape: Shape, setup: Setup, inputs: int) -> float:
 
     A frozen linear module keeps nothing. Each of the two norms keeps its input; adapters theirs;
     attention its queries, keys, values and result; the gated feed-forward part what comes out of
-    the gate and beside it (`tallrec.llm.lean`).
+    the gate and beside it. Sharded layers are the model's own (`tallrec.llm.lean`): norms keep
+    float32, and the feed-forward part the activation too.
     """
+    size, lean = BYTES[setup.dtype], setup.shards == 1
+    norms = 2 * shape.hidden * (size if lean else 4)
     attention = 2 * shape.hidden + 2 * shape.kv
-    return (2 * shape.hidden + inputs + attention + 2 * shape.inner) * BYTES[setup.dtype]
+    return norms + (inputs + attention + (2 if lean else 3) * shape.inner) * size
 
 
 def scoring_memory(

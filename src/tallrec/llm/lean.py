@@ -15,6 +15,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from tallrec.llm.sharding import is_sharded
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -108,11 +110,11 @@ def lean_layers(model: PreTrainedModel | PeftModel) -> Iterator[None]:
     """Inside, norms and gated MLPs that are found to compute the usual formula keep less.
 
     Args:
-        model: A model on its device; its norms are frozen.
+        model: A model on its device. Norms that are tuned and sharded models are left alone.
     """
     modules = {  # validation scores inside tuning, where they are lean already
         module: leaner
-        for module in model.modules()
+        for module in (() if is_sharded(model) else model.modules())
         if "forward" not in vars(module) and (leaner := _leaner(module))
     }
     for module, leaner in modules.items():
