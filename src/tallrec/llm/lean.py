@@ -75,30 +75,31 @@ def _gated(module: Any, x: Tensor) -> Tensor:
     return cast("Tensor", module.down_proj(gated))
 
 
-def _leaner(module: nn.Module) -> _Forward | None:
+def _leaner(module: Any) -> _Forward | None:
     """What can take the place of a module's forward pass, if anything."""
-    weight = getattr(module, "weight", None)
-    if hasattr(module, "variance_epsilon") and weight is not None:
+    if hasattr(module, "variance_epsilon") and hasattr(module, "weight"):
         frozen = not any(parameter.requires_grad for parameter in module.parameters())
-        return _norm if frozen and _agree(module, _norm, weight) else None
+        weight = module.weight
+        return _norm if frozen and _agree(module, _norm, weight, len(weight)) else None
     if dict(module.named_children()).keys() == _GATED:
-        return _gated if _agree(module, _gated, cast("Any", module).gate_proj.weight) else None
+        gate = module.gate_proj
+        return _gated if _agree(module, _gated, gate.weight, gate.in_features) else None
     return None
 
 
 @torch.no_grad()
-def _agree(module: nn.Module, leaner: _Forward, weight: Tensor) -> bool:
+def _agree(module: nn.Module, leaner: _Forward, weight: Tensor, width: int) -> bool:
     """Tried once on a few numbers: families differ in what they do under the same names."""
     if module not in _tried:
-        numbers = torch.linspace(-2, 2, 2 * weight.shape[-1], device=weight.device)
+        numbers = torch.linspace(-2, 2, 2 * width, device=weight.device).sin().view(1, 2, width)
+        x = numbers.to(weight.dtype if weight.is_floating_point() else torch.bfloat16)
         was_training = module.training
         module.eval()
         try:
-            x = numbers.sin().view(1, 2, -1).to(weight.dtype)
             ours, own = leaner(module, x), module(x)
             allowed = 4 * torch.finfo(own.dtype).eps * own.float().norm()
             _tried[module] = bool((ours - own).float().norm() <= allowed)
-        except (RuntimeError, TypeError):  # of another shape, or of quantized weights
+        except (RuntimeError, TypeError):
             _tried[module] = False
         finally:
             module.train(was_training)
