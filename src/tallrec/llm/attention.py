@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
+from tallrec.llm.fused import kernels_for
 from tallrec.llm.tree import Block, Tree
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 NAME = "tallrec-tree"
 _UNKNOWN = ("softcap", "s_aux", "position_bias")  # what some families do to scores
 Memory = dict[int, tuple[Tensor, ...]]  # keys and values, [c, g, d], by layer
+_Pair: TypeAlias = tuple[Tensor, Tensor]  # of own keys, [b, r, k], and shared ones, [g, m r, s]
 
 
 class _Rows:
@@ -38,7 +40,8 @@ class _Rows:
         self.q = (block.q_mq[:, None] * h + heads).flatten().to(like.device)
         self.k = (block.k_mk * g + groups).flatten().to(like.device)
         self.s = (block.shared_s * g + groups).flatten().to(like.device)
-        self.mask_mqk = block.mask_mqk.to(like)
+        seen = block.seen_mq.to(like.device, torch.int32)
+        self.seen = seen[:, None].expand(self.shape).contiguous().view(-1, 1)
         real = block.real_mq[:, None].expand(self.shape).flatten()
         self.real = None if real.all() else real.to(like.device)
 
@@ -55,20 +58,47 @@ class _Rows:
             _take(x_cgd, self.s).view(g, len(self.s) // g, x_cgd.shape[-1]),
         )
 
-    def weights(self, q_brd: Tensor, k_bkd: Tensor, s_gsd: Tensor) -> Tensor:
-        """Softmax of the scores over shared and own keys, [b, r, s + k]."""
-        scores = q_brd @ k_bkd.transpose(1, 2)
-        scores.view(*self.shape, -1).add_(self.mask_mqk[:, None])
-        if len(self.s):
-            g = self.shape[0]
-            seen = q_brd.view(g, -1, q_brd.shape[-1]) @ s_gsd.transpose(1, 2)
-            scores = torch.cat([seen.view(*q_brd.shape[:2], -1), scores], dim=-1)
-        return scores.softmax(dim=-1)
+    def products(self, x_brd: Tensor, own_bkd: Tensor, shared_gsd: Tensor) -> tuple[Tensor, Tensor]:
+        """Of each query with its own keys, [b, r, k], and with the shared ones, [g, m r, s]."""
+        x_grd = x_brd.view(len(shared_gsd), -1, x_brd.shape[-1])
+        return x_brd @ own_bkd.transpose(1, 2), x_grd @ shared_gsd.transpose(1, 2)
 
-    def split(self, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Of [b, r, s + k]: that of the own keys, [b, r, k], of the shared ones [g, m r, s]."""
-        (g, m, per_group, n_q), s = self.shape, len(self.s) // self.shape[0]
-        return weights[..., s:], weights[..., :s].reshape(g, m * per_group * n_q, s)
+    def weights(self, q_brd: Tensor, k_bkd: Tensor, s_gsd: Tensor, scaling: float) -> _Pair:
+        """Softmax of the scores, over own and shared keys together."""
+        own, shared = self.products(q_brd, k_bkd, s_gsd)
+        kernels = kernels_for(own)
+        softmax_ = kernels.softmax_ if kernels else _softmax_
+        softmax_(own, shared, self.seen, scaling)
+        return own, shared
+
+    def sums(self, weights: _Pair, x_bkd: Tensor, x_gsd: Tensor) -> Tensor:
+        """Of what belongs to the keys, weighted: x_brd."""
+        own, shared = weights
+        sum_brd = own @ x_bkd
+        if len(self.s):
+            sum_brd += (shared @ x_gsd).view_as(sum_brd)
+        return sum_brd
+
+
+def _softmax_(own: Tensor, shared: Tensor, seen: Tensor, scaling: float) -> None:
+    """As `kernels.softmax_`, by torch."""
+    own_rk, shared_rs = own.view(len(seen), -1), shared.view(len(seen), -1)
+    unseen = torch.arange(own_rk.shape[1], device=own.device) >= seen
+    scores = torch.cat([own_rk.masked_fill(unseen, -torch.inf), shared_rs], dim=1)
+    weights = scores.mul_(scaling).softmax(dim=1)
+    own_rk.copy_(weights[:, : own_rk.shape[1]])
+    shared_rs.copy_(weights[:, own_rk.shape[1] :])
+
+
+def _softmax_backward_(
+    own: Tensor, shared: Tensor, d_own: Tensor, d_shared: Tensor, scaling: float
+) -> None:
+    """As `kernels.softmax_backward_`, by torch."""
+    rows = own.shape[:-1].numel()
+    pairs = [(p.view(rows, -1), d.view(rows, -1)) for p, d in ((own, d_own), (shared, d_shared))]
+    drift_r1 = sum((p.float() * d.float()).sum(1, keepdim=True) for p, d in pairs).to(own.dtype)
+    for p, d in pairs:
+        d.sub_(drift_r1).mul_(p).mul_(scaling)
 
 
 def _take(x_nhd: Tensor, rows: Tensor) -> Tensor:
@@ -125,60 +155,47 @@ class _TreeAttention(torch.autograd.Function):
     def forward(
         ctx: Any, q_nhd: Tensor, k_cgd: Tensor, v_cgd: Tensor, plan: Plan, scaling: float
     ) -> Tensor:
-        n, h, _ = q_nhd.shape
         blocks, back = plan.rows(q_nhd, k_cgd)
         parts = []
         for rows in blocks:
-            own, shared = rows.split(rows.weights(rows.queries(q_nhd) * scaling, *rows.keys(k_cgd)))
-            v_bkd, v_gsd = rows.keys(v_cgd)
-            out_brd = own @ v_bkd
-            if len(rows.s):
-                out_brd += (shared @ v_gsd).view_as(out_brd)
-            parts.append(out_brd.flatten(0, 1))
-        out_nhd = torch.cat(parts).index_select(0, back).view(n, h, -1)
-        ctx.save_for_backward(q_nhd, k_cgd, v_cgd, out_nhd)
+            weights = rows.weights(rows.queries(q_nhd), *rows.keys(k_cgd), scaling)
+            parts.append(rows.sums(weights, *rows.keys(v_cgd)).flatten(0, 1))
+        ctx.save_for_backward(q_nhd, k_cgd, v_cgd)
         ctx.plan, ctx.scaling = plan, scaling
-        return out_nhd
+        return torch.cat(parts).index_select(0, back).view_as(q_nhd)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        q_nhd, k_cgd, v_cgd, out_nhd = ctx.saved_tensors
-        (grad_nhd,) = grads
+        q_nhd, k_cgd, v_cgd = ctx.saved_tensors
         blocks, back = ctx.plan.rows(q_nhd, k_cgd)
-        # A row's own share of the softmax's gradient: sum over keys of weight times gradient.
-        drift_nh1 = (grad_nhd.float() * out_nhd.float()).sum(-1, keepdim=True).to(grad_nhd.dtype)
         dk_cgd, dv_cgd = (
             torch.zeros(x.shape, dtype=torch.float32, device=x.device) for x in (k_cgd, v_cgd)
         )
         dq_parts = []
         for rows in blocks:
-            q_brd, (k_bkd, k_gsd) = rows.queries(q_nhd) * ctx.scaling, rows.keys(k_cgd)
-            v_bkd, v_gsd = rows.keys(v_cgd)
-            do_brd, drift_br1 = rows.queries(grad_nhd), rows.queries(drift_nh1)
+            q_brd, do_brd, keys = rows.queries(q_nhd), rows.queries(grads[0]), rows.keys(k_cgd)
             if rows.real is not None:
                 do_brd *= rows.real.view(*do_brd.shape[:2], 1)
-                drift_br1 *= rows.real.view(*do_brd.shape[:2], 1)
-            own, shared = rows.split(rows.weights(q_brd, k_bkd, k_gsd))
-            _add(dv_cgd, rows.k, own.transpose(1, 2) @ do_brd)
-            d_own = own * (do_brd @ v_bkd.transpose(1, 2)).sub_(drift_br1)
-            dq_brd = d_own @ k_bkd
-            _add(dk_cgd, rows.k, d_own.transpose(1, 2) @ q_brd)
-            if len(rows.s):
-                do_grd, q_grd, drift_gr1 = (
-                    x.view(len(k_gsd), -1, x.shape[-1]) for x in (do_brd, q_brd, drift_br1)
-                )
-                _add(dv_cgd, rows.s, shared.transpose(1, 2) @ do_grd)
-                d_shared = shared * (do_grd @ v_gsd.transpose(1, 2)).sub_(drift_gr1)
-                dq_brd += (d_shared @ k_gsd).view_as(dq_brd)
-                _add(dk_cgd, rows.s, d_shared.transpose(1, 2) @ q_grd)
-            dq_parts.append(dq_brd.flatten(0, 1))
-        dq_nhd = torch.cat(dq_parts).index_select(0, back).view_as(q_nhd) * ctx.scaling
+            weights = rows.weights(q_brd, *keys, ctx.scaling)
+            slopes = rows.products(do_brd, *rows.keys(v_cgd))
+            _add(dv_cgd, rows, weights, do_brd)
+            kernels = kernels_for(do_brd)
+            softmax_backward_ = kernels.softmax_backward_ if kernels else _softmax_backward_
+            softmax_backward_(*weights, *slopes, ctx.scaling)
+            _add(dk_cgd, rows, slopes, q_brd)
+            dq_parts.append(rows.sums(slopes, *keys).flatten(0, 1))
+        dq_nhd = torch.cat(dq_parts).index_select(0, back).view_as(q_nhd)
         return dq_nhd, dk_cgd.to(k_cgd.dtype), dv_cgd.to(v_cgd.dtype), None, None
 
 
-def _add(sum_cgd: Tensor, rows: Tensor, part: Tensor) -> None:
-    """Adds a block's gradients; many runs look at the same keys."""
-    sum_cgd.view(-1, sum_cgd.shape[-1]).index_add_(0, rows, part.flatten(0, 1).float())
+def _add(sum_cgd: Tensor, rows: _Rows, weights: _Pair, x_brd: Tensor) -> None:
+    """Adds to each key what belongs to its queries, weighted; many runs look at the same keys."""
+    own, shared = weights
+    sum_cd = sum_cgd.view(-1, sum_cgd.shape[-1])
+    sum_cd.index_add_(0, rows.k, (own.transpose(1, 2) @ x_brd).flatten(0, 1).float())
+    if len(rows.s):
+        x_grd = x_brd.view(len(shared), -1, x_brd.shape[-1])
+        sum_cd.index_add_(0, rows.s, (shared.transpose(1, 2) @ x_grd).flatten(0, 1).float())
 
 
 def tree_attention(

@@ -9,23 +9,28 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from transformers.activations import SiLUActivation
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from tallrec.llm.fused import kernels_for
 from tallrec.llm.sharding import is_sharded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import ModuleType
 
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-_Forward: TypeAlias = "Callable[[nn.Module, Tensor], Tensor]"
 _tried: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 _GATED = {"gate_proj", "up_proj", "down_proj", "act_fn"}
+_SILU = (nn.SiLU, SiLUActivation)
+_ATTENDING = {"q_proj", "k_proj", "v_proj", "o_proj"}
 
 
 class _Norm(torch.autograd.Function):
@@ -33,14 +38,20 @@ class _Norm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_d: Tensor, epsilon: float) -> Tensor:
-        wide = x.float()
-        scale = wide.square().mean(-1, keepdim=True).add_(epsilon).rsqrt_()
+        if kernels := kernels_for(x):
+            normed, scale = kernels.norm(x, weight_d, epsilon)
+        else:
+            wide = x.float()
+            scale = wide.square().mean(-1, keepdim=True).add_(epsilon).rsqrt_()
+            normed = (wide * scale).to(x.dtype).mul_(weight_d)
         ctx.save_for_backward(x, weight_d, scale)
-        return (wide * scale).to(x.dtype).mul_(weight_d)
+        return cast("Tensor", normed)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         x, weight_d, scale = ctx.saved_tensors
+        if kernels := kernels_for(x):
+            return kernels.norm_backward(grads[0], x, weight_d, scale), None, None
         normed, grad = x * scale, grads[0].float() * weight_d
         drift = (grad * normed).mean(-1, keepdim=True)
         return torch.addcmul(grad, normed, drift, value=-1).mul_(scale).to(x.dtype), None, None
@@ -53,16 +64,35 @@ class _Gated(torch.autograd.Function):
     def forward(ctx: Any, gate: Tensor, up: Tensor, act: Callable[[Tensor], Tensor]) -> Tensor:
         ctx.save_for_backward(gate, up)
         ctx.act = act
+        if (kernels := kernels_for(gate)) and isinstance(act, _SILU):
+            return cast("Tensor", kernels.gated(gate, up))
         return act(gate).mul_(up)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         gate, up = ctx.saved_tensors
+        if (kernels := kernels_for(gate)) and isinstance(ctx.act, _SILU):
+            return (*kernels.gated_backward(grads[0], gate, up), None)
         with torch.enable_grad():
             gate = gate.detach().requires_grad_()
             active = ctx.act(gate)
         (d_gate,) = torch.autograd.grad(active, gate, grads[0] * up)
         return d_gate, active.detach().mul_(grads[0]), None
+
+
+class _Rotated(torch.autograd.Function):
+    """Rotary position embedding of heads by halves (Su et al., 2021), by compiled loops only."""
+
+    @staticmethod
+    def forward(ctx: Any, x_1nhd: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        kernels = cast("ModuleType", kernels_for(x_1nhd))
+        return cast("Tensor", kernels.rotated(x_1nhd, cos, sin))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        kernels = cast("ModuleType", kernels_for(grads[0]))
+        return kernels.rotated(grads[0], *ctx.saved_tensors, -1.0), None, None
 
 
 def _norm(module: nn.Module, x: Tensor) -> Tensor:
@@ -75,20 +105,61 @@ def _gated(module: Any, x: Tensor) -> Tensor:
     return cast("Tensor", module.down_proj(gated))
 
 
-def _leaner(module: Any) -> _Forward | None:
+def _attention(
+    module: Any,
+    hidden_states: Tensor,
+    position_embeddings: tuple[Tensor, Tensor],
+    attention_mask: Tensor | None = None,
+    past_key_values: Any = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Llama's attention, as many families have it."""
+    heads = (*hidden_states.shape[:-1], -1, module.head_dim)
+    query, key, value = (
+        projection(hidden_states).view(heads)
+        for projection in (module.q_proj, module.k_proj, module.v_proj)
+    )
+    query, key = (_Rotated.apply(x, *position_embeddings) for x in (query, key))  # type: ignore[no-untyped-call]
+    query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+    if past_key_values is not None:
+        key, value = past_key_values.update(key, value, module.layer_idx)
+    attend = ALL_ATTENTION_FUNCTIONS[module.config._attn_implementation]
+    output, weights = attend(
+        module,
+        query,
+        key,
+        value,
+        attention_mask,
+        dropout=module.attention_dropout if module.training else 0.0,
+        scaling=module.scaling,
+        **kwargs,
+    )
+    return module.o_proj(output.flatten(2)), weights
+
+
+def _leaner(module: Any) -> Callable[..., Any] | None:
     """What can take the place of a module's forward pass, if anything."""
+    children = dict(module.named_children()).keys()
     if hasattr(module, "variance_epsilon") and hasattr(module, "weight"):
-        frozen = not any(parameter.requires_grad for parameter in module.parameters())
-        weight = module.weight
-        return _norm if frozen and _agree(module, _norm, weight, len(weight)) else None
-    if dict(module.named_children()).keys() == _GATED:
+        if torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters()):
+            return None
+        return _norm if _agree(module, _norm, module.weight, len(module.weight)) else None
+    if children == _GATED:
         gate = module.gate_proj
         return _gated if _agree(module, _gated, gate.weight, gate.in_features) else None
+    if children == _ATTENDING and kernels_for(module.q_proj.weight):
+        query, angles = module.q_proj, torch.linspace(0, 6, module.head_dim).view(1, 2, -1)
+        angles = angles.repeat(1, 1, 2).to(query.weight.dtype)
+        rotation = angles.cos(), angles.sin()
+        alike = _agree(module, _attention, query.weight, query.in_features, rotation)
+        return _attention if alike else None
     return None
 
 
 @torch.no_grad()
-def _agree(module: nn.Module, leaner: _Forward, weight: Tensor, width: int) -> bool:
+def _agree(
+    module: nn.Module, leaner: Callable[..., Any], weight: Tensor, width: int, *more: Any
+) -> bool:
     """Tried once on a few numbers: families differ in what they do under the same names."""
     if module not in _tried:
         numbers = torch.linspace(-2, 2, 2 * width, device=weight.device).sin().view(1, 2, width)
@@ -96,10 +167,12 @@ def _agree(module: nn.Module, leaner: _Forward, weight: Tensor, width: int) -> b
         was_training = module.training
         module.eval()
         try:
-            ours, own = leaner(module, x), module(x)
+            ours, own = leaner(module, x, *more), module(x, *more)
+            if isinstance(own, tuple):
+                ours, own = ours[0], own[0]
             allowed = 4 * torch.finfo(own.dtype).eps * own.float().norm()
             _tried[module] = bool((ours - own).float().norm() <= allowed)
-        except (RuntimeError, TypeError):
+        except (AttributeError, KeyError, RuntimeError, TypeError):
             _tried[module] = False
         finally:
             module.train(was_training)

@@ -19,6 +19,8 @@ from peft.tuners.lora import Linear
 from torch import Tensor
 from torch.nn.functional import linear
 
+from tallrec.llm.fused import kernels_for
+
 if TYPE_CHECKING:
     from peft import PeftModel
 
@@ -36,16 +38,20 @@ class _DroppedLinear(torch.autograd.Function):
         left_out = _drawn(x.numel(), p)
         ctx.save_for_backward(x, a)
         ctx.bits = np.packbits(left_out)
-        return linear(x.masked_fill(_as_mask(left_out, x), 0), a)
+        return linear(_without(x, _as_mask(left_out, x)), a)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, a = ctx.saved_tensors
         left_out = _as_mask(np.unpackbits(ctx.bits, count=x.numel()).view(bool), x)
         grad = grads[0]
-        dx = (grad @ a).masked_fill_(left_out, 0) if ctx.needs_input_grad[0] else None
-        dropped = x.masked_fill(left_out, 0).flatten(0, -2)
-        return dx, grad.flatten(0, -2).T @ dropped, None
+        dx = _without(grad @ a, left_out) if ctx.needs_input_grad[0] else None
+        return dx, grad.flatten(0, -2).T @ _without(x, left_out).flatten(0, -2), None
+
+
+def _without(x: Tensor, left_out: Tensor) -> Tensor:
+    kernels = kernels_for(x)
+    return cast("Tensor", kernels.without(x, left_out)) if kernels else x.masked_fill(left_out, 0)
 
 
 def _as_mask(left_out: NDArray[np.bool_], like: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from tallrec.types import IntArray
 # Shape letters: n flat tokens, m runs of a block, q and k their queries and keys, s shared keys.
 
 _RUN = 128  # queries in a run at most: of a longer one, half of the scores would be masked
-_WIDTH = 32  # own keys of a block are a multiple of it: torch's softmax is a third quicker then
+_WIDTH = 32  # own keys of a block are a multiple of it: a softmax is quicker in whole vectors
 _BLOCK_SCORES = 1 << 18  # scores of a block and head at most, which bounds memory
 _PADDING = 1.3  # a block's padded scores over those it needs, at most
 _LEAST_SCORES = 1 << 15  # a block is not worth less, whatever its padding
@@ -36,14 +36,14 @@ class Block:
         real_mq: False where a query is padding.
         k_mk: The tokens that this run alone sees, its own last, padded with 0. Here and in
             `shared_s` kept tokens are counted first.
-        mask_mqk: 0 where a query sees such a token, else -inf. A padded query sees all.
+        seen_mq: How many of these, from the first on, a query sees. A padded query sees all.
         shared_s: The tokens that all runs see, in full.
     """
 
     q_mq: Tensor
     real_mq: Tensor
     k_mk: Tensor
-    mask_mqk: Tensor
+    seen_mq: Tensor
     shared_s: Tensor
 
 
@@ -189,10 +189,9 @@ def _block(runs: list[_Run], n_kept: int) -> Block:
     for m, run in enumerate(runs):
         q_mq[m, : n_q[m]] = run.path[run.start :] - n_kept
         k_mk[m, : n_k[m]] = run.path[run.shared :]
-    at_q, at_k = np.arange(n_q.max()), np.arange(k_mk.shape[1])
+    at_q = np.arange(n_q.max())
     real_mq = at_q < n_q[:, None]
     # A run's queries are the last of its keys.
-    last_mq = np.where(real_mq, at_q + (n_k - n_q)[:, None], len(at_k))
-    mask_mqk = np.where(at_k <= last_mq[..., None], np.float32(0), np.float32(-np.inf))
-    arrays = q_mq, real_mq, k_mk, mask_mqk, runs[0].path[: runs[0].shared]
+    seen_mq = np.where(real_mq, at_q + (n_k - n_q)[:, None] + 1, k_mk.shape[1])
+    arrays = q_mq, real_mq, k_mk, seen_mq, runs[0].path[: runs[0].shared]
     return Block(*map(torch.from_numpy, arrays))

@@ -1,0 +1,36 @@
+"""Where a decoder's passes over its activations are compiled loops (`tallrec.llm.kernels`)."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from torch import Tensor
+
+_DTYPES = (torch.bfloat16, torch.float32)
+
+
+@cache
+def openmp() -> ctypes.CDLL | None:
+    """The runtime of torch's threads, if it is GNU's; on other systems torch has another one."""
+    found = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
+    return ctypes.CDLL(str(found[0])) if found else None
+
+
+def kernels_for(x: Tensor) -> ModuleType | None:
+    """The compiled loops, if they can work on a tensor.
+
+    They are imported when they are first asked for, which takes a second; on a machine's first
+    time they are compiled, which takes ten.
+    """
+    if x.device.type != "cpu" or x.dtype not in _DTYPES or openmp() is None:
+        return None
+    return import_module("tallrec.llm.kernels")

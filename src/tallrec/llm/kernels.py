@@ -1,0 +1,310 @@
+"""What a decoder does between its matrix products, each in one pass over the activations.
+
+On a CPU, in bfloat16 and float32 (`tallrec.llm.fused`); computed in float32 and rounded once. Arrays are [.., d], their rows independent of each other.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numba import cfunc, njit
+from torch import Tensor
+
+from tallrec.llm.native import (
+    BITS,
+    BOOL,
+    ENTRY,
+    FLOAT,
+    INT,
+    LOOP,
+    exp2,
+    narrow,
+    of_order,
+    order,
+    rows,
+    run,
+    share,
+    wide,
+)
+
+_LOG2_E = FLOAT(1.4426950408889634)
+_LEAST = INT(-0x7FFFFFFF)
+
+
+@njit(**LOOP)
+def _norm(job: Any, dtype: Any) -> None:
+    x, weight, out = rows(job, 0, dtype), rows(job, 1, dtype), rows(job, 2, dtype)
+    scale, epsilon = rows(job, 3, FLOAT), rows(job, 4, FLOAT)
+    start, stop = share(job)
+    for i in range(start, stop):
+        x_d, weight_d, out_d = x[i], weight[0], out[i]
+        squares = FLOAT(0)
+        for j in range(len(x_d)):
+            squares += wide(x_d[j]) * wide(x_d[j])
+        inverse = FLOAT(1) / np.sqrt(squares / FLOAT(len(x_d)) + epsilon[0, 0])
+        scale[i, 0] = inverse
+        for j in range(len(x_d)):
+            out_d[j] = narrow(wide(x_d[j]) * inverse * wide(weight_d[j]), x_d[j])
+
+
+@cfunc(ENTRY, cache=True)
+def _norm_loop(job: Any) -> None:
+    if job[0]:
+        _norm(job, FLOAT)
+    else:
+        _norm(job, BITS)
+
+
+def norm(x: Tensor, weight_d: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """x / rms(x) * weight, and 1 / rms(x) in float32, [.., 1]."""
+    x, out = x.contiguous(), torch.empty(x.shape, dtype=x.dtype)
+    scale = torch.empty(*x.shape[:-1], 1)
+    run(_norm_loop, scale.numel(), x, weight_d, out, scale, torch.tensor([epsilon]))
+    return out, scale
+
+
+@njit(**LOOP)
+def _norm_backward(job: Any, dtype: Any) -> None:
+    x, weight, grad = rows(job, 0, dtype), rows(job, 1, dtype), rows(job, 2, dtype)
+    dx, scale = rows(job, 3, dtype), rows(job, 4, FLOAT)
+    start, stop = share(job)
+    for i in range(start, stop):
+        x_d, weight_d, grad_d, dx_d = x[i], weight[0], grad[i], dx[i]
+        inverse = scale[i, 0]
+        drift = FLOAT(0)
+        for j in range(len(x_d)):
+            drift += wide(grad_d[j]) * wide(weight_d[j]) * wide(x_d[j])
+        drift *= inverse * inverse / FLOAT(len(x_d))
+        for j in range(len(x_d)):
+            slope = wide(grad_d[j]) * wide(weight_d[j]) - wide(x_d[j]) * drift
+            dx_d[j] = narrow(slope * inverse, x_d[j])
+
+
+@cfunc(ENTRY, cache=True)
+def _norm_backward_loop(job: Any) -> None:
+    if job[0]:
+        _norm_backward(job, FLOAT)
+    else:
+        _norm_backward(job, BITS)
+
+
+def norm_backward(grad: Tensor, x: Tensor, weight_d: Tensor, scale: Tensor) -> Tensor:
+    """The gradient of x."""
+    x, dx = x.contiguous(), torch.empty(x.shape, dtype=x.dtype)
+    run(_norm_backward_loop, scale.numel(), x, weight_d, grad.contiguous(), dx, scale)
+    return dx
+
+
+@njit(**LOOP)
+def _gated(job: Any, dtype: Any) -> None:
+    gate, up, out = rows(job, 0, dtype), rows(job, 1, dtype), rows(job, 2, dtype)
+    start, stop = share(job)
+    for i in range(start, stop):
+        gate_d, up_d, out_d = gate[i], up[i], out[i]
+        for j in range(len(gate_d)):
+            g = wide(gate_d[j])
+            out_d[j] = narrow(g * wide(up_d[j]) / (FLOAT(1) + exp2(-g * _LOG2_E)), gate_d[j])
+
+
+@cfunc(ENTRY, cache=True)
+def _gated_loop(job: Any) -> None:
+    if job[0]:
+        _gated(job, FLOAT)
+    else:
+        _gated(job, BITS)
+
+
+def gated(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up."""
+    out = torch.empty(gate.shape, dtype=gate.dtype)
+    run(_gated_loop, out.numel() // out.shape[-1], gate.contiguous(), up.contiguous(), out)
+    return out
+
+
+@njit(**LOOP)
+def _gated_backward(job: Any, dtype: Any) -> None:
+    gate, up, grad = rows(job, 0, dtype), rows(job, 1, dtype), rows(job, 2, dtype)
+    d_gate, d_up = rows(job, 3, dtype), rows(job, 4, dtype)
+    start, stop = share(job)
+    for i in range(start, stop):
+        gate_d, up_d, grad_d, d_gate_d, d_up_d = gate[i], up[i], grad[i], d_gate[i], d_up[i]
+        for j in range(len(gate_d)):
+            g, slope = wide(gate_d[j]), wide(grad_d[j])
+            sigmoid = FLOAT(1) / (FLOAT(1) + exp2(-g * _LOG2_E))
+            d_up_d[j] = narrow(slope * g * sigmoid, gate_d[j])
+            d_silu = sigmoid * (FLOAT(1) + g * (FLOAT(1) - sigmoid))
+            d_gate_d[j] = narrow(slope * wide(up_d[j]) * d_silu, gate_d[j])
+
+
+@cfunc(ENTRY, cache=True)
+def _gated_backward_loop(job: Any) -> None:
+    if job[0]:
+        _gated_backward(job, FLOAT)
+    else:
+        _gated_backward(job, BITS)
+
+
+def gated_backward(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of gate and up."""
+    gate, up, grad = gate.contiguous(), up.contiguous(), grad.contiguous()
+    d_gate, d_up = torch.empty_like(gate), torch.empty_like(up)
+    run(_gated_backward_loop, gate.numel() // gate.shape[-1], gate, up, grad, d_gate, d_up)
+    return d_gate, d_up
+
+
+@njit(**LOOP)
+def _rotated(job: Any, dtype: Any) -> None:
+    x, out, cos, sin = rows(job, 0, dtype), rows(job, 1, dtype), rows(job, 2, dtype), rows(job, 3, dtype)
+    sign = rows(job, 4, FLOAT)[0, 0]
+    half, per_token = x.shape[1] // 2, len(x) // len(cos)
+    start, stop = share(job)
+    for i in range(start, stop):
+        cos_d, sin_d = cos[i // per_token], sin[i // per_token]
+        first, second = x[i, :half], x[i, half:]
+        out_first, out_second = out[i, :half], out[i, half:]
+        for j in range(len(out_first)):
+            one, other = wide(first[j]), wide(second[j])
+            c, s = wide(cos_d[j]), wide(sin_d[j]) * sign
+            out_first[j] = narrow(one * c - other * s, first[j])
+            out_second[j] = narrow(other * c + one * s, first[j])
+
+
+@cfunc(ENTRY, cache=True)
+def _rotated_loop(job: Any) -> None:
+    if job[0]:
+        _rotated(job, FLOAT)
+    else:
+        _rotated(job, BITS)
+
+
+def rotated(x_bthd: Tensor, cos_btd: Tensor, sin_btd: Tensor, sign: float = 1.0) -> Tensor:
+    """Rotary position embedding of heads by halves (Su et al., 2021); with sign -1, back.
+
+    The first half of cos and sin is read, the second is the same. They may be those of one row.
+    """
+    x, out = x_bthd.contiguous(), torch.empty(x_bthd.shape, dtype=x_bthd.dtype)
+    cos, sin = (y.expand(*x.shape[:2], -1).contiguous() for y in (cos_btd, sin_btd))
+    run(_rotated_loop, x.numel() // x.shape[-1], x, out, cos, sin, torch.tensor([sign]))
+    return out
+
+
+@njit(**LOOP)
+def _softmax(job: Any, dtype: Any) -> None:
+    own, shared, seen = rows(job, 0, dtype), rows(job, 1, dtype), rows(job, 2, INT)
+    factor = rows(job, 3, FLOAT)[0, 0] * _LOG2_E
+    exp_own, exp_shared = np.empty(own.shape[1], FLOAT), np.empty(shared.shape[1], FLOAT)
+    start, stop = share(job)
+    for i in range(start, stop):
+        n = seen[i, 0]
+        width = min(own.shape[1], (n + 15) // 16 * 16)  # whole vectors; what is too much counts 0
+        own_k, shared_s, rest = own[i, :width], shared[i], own[i, width:]
+        most = _LEAST
+        for j in range(len(own_k)):
+            key = order(wide(own_k[j]))
+            key = key if INT(j) < n else _LEAST
+            most = key if key > most else most
+        for j in range(len(shared_s)):
+            key = order(wide(shared_s[j]))
+            most = key if key > most else most
+        top = of_order(most)
+        total = FLOAT(0)
+        for j in range(len(own_k)):
+            exp = exp2((wide(own_k[j]) - top) * factor)
+            exp = exp if INT(j) < n else FLOAT(0)
+            exp_own[j] = exp
+            total += exp
+        for j in range(len(shared_s)):
+            exp = exp2((wide(shared_s[j]) - top) * factor)
+            exp_shared[j] = exp
+            total += exp
+        inverse = FLOAT(1) / total
+        for j in range(len(own_k)):
+            own_k[j] = narrow(exp_own[j] * inverse, own_k[j])
+        for j in range(len(shared_s)):
+            shared_s[j] = narrow(exp_shared[j] * inverse, shared_s[j])
+        for j in range(len(rest)):
+            rest[j] = 0
+
+
+@cfunc(ENTRY, cache=True)
+def _softmax_loop(job: Any) -> None:
+    if job[0]:
+        _softmax(job, FLOAT)
+    else:
+        _softmax(job, BITS)
+
+
+def softmax_(own: Tensor, shared: Tensor, seen: Tensor, scaling: float) -> None:
+    """Softmax of scaling times scores, in place.
+
+    Args:
+        own: Scores, [.., k]; of each row the first keys are seen, the others become 0.
+        shared: More scores of the same rows, [.., s], all seen; s may be 0.
+        seen: How many of its own keys a row sees, at least 1, int32 [rows, 1].
+        scaling: A positive factor of all scores.
+    """
+    run(_softmax_loop, len(seen), own, shared, seen, torch.tensor([scaling]))
+
+
+@njit(**LOOP)
+def _softmax_backward(job: Any, dtype: Any) -> None:
+    own, shared = rows(job, 0, dtype), rows(job, 1, dtype)
+    d_own, d_shared = rows(job, 2, dtype), rows(job, 3, dtype)
+    scaling = rows(job, 4, FLOAT)[0, 0]
+    start, stop = share(job)
+    for i in range(start, stop):
+        own_k, shared_s, d_own_k, d_shared_s = own[i], shared[i], d_own[i], d_shared[i]
+        drift = FLOAT(0)
+        for j in range(len(own_k)):
+            drift += wide(own_k[j]) * wide(d_own_k[j])
+        for j in range(len(shared_s)):
+            drift += wide(shared_s[j]) * wide(d_shared_s[j])
+        for j in range(len(own_k)):
+            slope = wide(own_k[j]) * (wide(d_own_k[j]) - drift) * scaling
+            d_own_k[j] = narrow(slope, own_k[j])
+        for j in range(len(shared_s)):
+            slope = wide(shared_s[j]) * (wide(d_shared_s[j]) - drift) * scaling
+            d_shared_s[j] = narrow(slope, shared_s[j])
+
+
+@cfunc(ENTRY, cache=True)
+def _softmax_backward_loop(job: Any) -> None:
+    if job[0]:
+        _softmax_backward(job, FLOAT)
+    else:
+        _softmax_backward(job, BITS)
+
+
+def softmax_backward_(
+    own: Tensor, shared: Tensor, d_own: Tensor, d_shared: Tensor, scaling: float
+) -> None:
+    """Turns gradients of `softmax_`'s results into those of the scores, in place."""
+    n = own.numel() // own.shape[-1]
+    run(_softmax_backward_loop, n, own, shared, d_own, d_shared, torch.tensor([scaling]))
+
+
+@njit(**LOOP)
+def _without(job: Any, dtype: Any) -> None:
+    x, out, left_out = rows(job, 0, dtype), rows(job, 1, dtype), rows(job, 2, BOOL)
+    start, stop = share(job)
+    for i in range(start, stop):
+        x_d, out_d, left_out_d = x[i], out[i], left_out[i]
+        for j in range(len(x_d)):
+            out_d[j] = dtype(0) if left_out_d[j] else x_d[j]
+
+
+@cfunc(ENTRY, cache=True)
+def _without_loop(job: Any) -> None:
+    if job[0]:
+        _without(job, FLOAT)
+    else:
+        _without(job, BITS)
+
+
+def without(x: Tensor, left_out: Tensor) -> Tensor:
+    """x with 0 where `left_out` (bool, of the same shape) is true."""
+    x, out = x.contiguous(), torch.empty(x.shape, dtype=x.dtype)
+    run(_without_loop, x.numel() // x.shape[-1], x, out, left_out)
+    return out

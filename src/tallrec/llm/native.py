@@ -1,0 +1,164 @@
+"""Loops over rows of tensors, compiled by Numba and shared out to torch's own threads.
+
+Between two matrix products a model goes over its activations many times: torch reads and writes
+them once for each elementary operation. A loop that does all of it in one pass, on the cores that
+torch's products have just used, is several times as quick. Such a loop is a function of a `Job`,
+compiled once a machine and cached.
+
+bfloat16 is unknown to Numba: a number is read and written as its 16 bits, and computed in float32.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any, cast
+
+import llvmlite.binding
+import numpy as np
+import torch
+from numba import carray, njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic, overload
+from torch import Tensor
+
+from tallrec.llm.fused import openmp
+
+# Not "nnan": what is not a number must stay so, to be found where a loss is checked.
+LOOP: dict[str, Any] = {
+    "nogil": True,
+    "fastmath": {"reassoc", "contract", "arcp", "nsz"},
+    "error_model": "numpy",
+}
+JOB = types.CPointer(types.int64)
+ENTRY = types.void(JOB)
+BITS, FLOAT, INT, BOOL = np.uint16, np.float32, np.int32, np.uint8
+_HEAD, _FIELDS = 2, 3  # numbers of a job before its arrays, and for each of them
+
+_openmp = cast("ctypes.CDLL", openmp())
+_openmp.GOMP_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, *2 * (ctypes.c_uint,)]
+_openmp.GOMP_parallel.restype = None
+llvmlite.binding.load_library_permanently(_openmp._name)  # the compiled loops ask it who they are
+
+
+def run(loop: Any, n: int, *arrays: Tensor) -> None:
+    """Runs a compiled loop over `n` rows on torch's threads.
+
+    Args:
+        loop: A `cfunc` of the signature `ENTRY`.
+        n: Rows, which the threads share.
+        *arrays: Contiguous tensors, the first in the dtype of the model; [.., d] are rows of d.
+    """
+    assert all(x.is_contiguous() for x in arrays)
+    fields = [
+        field
+        for x in arrays
+        for field in (x.data_ptr(), x.numel() // x.shape[-1] if x.shape[-1] else n, x.shape[-1])
+    ]
+    is_float = int(arrays[0].dtype == torch.float32)
+    job = (ctypes.c_int64 * (_HEAD + len(fields)))(is_float, n, *fields)
+    threads = min(n, torch.get_num_threads())
+    _openmp.GOMP_parallel(loop.address, ctypes.addressof(job), threads, 0)
+
+
+_thread = types.ExternalFunction("omp_get_thread_num", types.int32())
+_threads = types.ExternalFunction("omp_get_num_threads", types.int32())
+
+
+@intrinsic
+def _pointer(_context: Any, address: Any) -> Any:
+    def code(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+    return types.voidptr(address), code
+
+
+@njit(**LOOP)
+def share(job: Any) -> Any:
+    """The rows of this thread, from and to."""
+    thread, threads = _thread(), _threads()
+    return job[1] * thread // threads, job[1] * (thread + 1) // threads
+
+
+@njit(**LOOP)
+def rows(job: Any, number: Any, dtype: Any) -> Any:
+    """An array of the job, [n, d]."""
+    at = _HEAD + _FIELDS * number
+    return carray(_pointer(job[at]), (job[at + 1], job[at + 2]), dtype)
+
+
+def wide(x: Any) -> Any:
+    """A number of the model's dtype as a float32."""
+    raise NotImplementedError
+
+
+def narrow(x: Any, like: Any) -> Any:
+    """A float32 in the dtype of `like`, rounded to the nearest, ties to even."""
+    raise NotImplementedError
+
+
+@overload(wide)
+def _wide(x: Any) -> Any:
+    if isinstance(x, types.Float):
+        return _same
+
+    def widened(x: Any) -> Any:
+        return np.uint32(np.uint32(x) << np.uint32(16)).view(np.float32)
+
+    return widened
+
+
+@overload(narrow)
+def _narrow(x: Any, like: Any) -> Any:  # noqa: ARG001 - its type tells
+    if isinstance(like, types.Float):
+        return _same_as
+
+    def rounded(x: Any, like: Any) -> Any:  # noqa: ARG001
+        bits = np.float32(x).view(np.uint32)
+        odd = np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(1))
+        half = np.uint32(np.uint32(0x7FFF) + odd)
+        return np.uint16(np.uint32(bits + half) >> np.uint32(16))
+
+    return rounded
+
+
+def _same(x: Any) -> Any:
+    return x
+
+
+def _same_as(x: Any, like: Any) -> Any:  # noqa: ARG001
+    return x
+
+
+@njit(**LOOP)
+def order(x: Any) -> Any:
+    """int32 in the order of the float32 that they are made of.
+
+    LLVM finds the largest of integers by vectors, that of floats one by one.
+    """
+    bits = FLOAT(x).view(np.int32)
+    return INT(bits ^ INT(INT(bits >> INT(31)) & INT(0x7FFFFFFF)))
+
+
+@njit(**LOOP)
+def of_order(order: Any) -> Any:
+    """The float32 of an `order`."""
+    bits = INT(order ^ INT(INT(order >> INT(31)) & INT(0x7FFFFFFF)))
+    return INT(bits).view(np.float32)
+
+
+@njit(**LOOP)
+def exp2(x: Any) -> Any:
+    """2^x for x < 128, with a relative error of 2e-7; 2^-126 for what is less than -126.
+
+    2^floor(x) times a polynomial of degree 5, the minimax on [0, 1).
+    """
+    x = x if x > FLOAT(-126) else FLOAT(-126)
+    floor = np.floor(x)
+    f = x - floor
+    p = FLOAT(0.0018775760) * f + FLOAT(0.0089893416)
+    p = p * f + FLOAT(0.0558263175)
+    p = p * f + FLOAT(0.2401536107)
+    p = p * f + FLOAT(0.6931530833)
+    p = p * f + FLOAT(0.9999999404)
+    exponent = np.int32(np.int32(floor) << np.int32(23))
+    return np.int32(FLOAT(p).view(np.int32) + exponent).view(np.float32)
