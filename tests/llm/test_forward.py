@@ -82,12 +82,17 @@ def test_others_are_padded_and_the_log_says_why(name, caplog):
     with caplog.at_level(logging.WARNING):
         computed = tokens_computed(model, lambda: score_rows(model, rows, ANSWERS))
     assert computed >= 20 * max(len(row.prompt) for row in rows)
-    (record,) = caplog.records
+    (record,) = said_by_tallrec(caplog)
     assert type(decoder_of(model)).__name__ in record.message
     assert "rows are padded instead" in record.message
     caplog.clear()
     score_rows(model, rows, ANSWERS)
-    assert not caplog.records
+    assert not said_by_tallrec(caplog)
+
+
+def said_by_tallrec(caplog):
+    """Transformers says of its own, once a process, which kernels of a family are missing."""
+    return [record for record in caplog.records if record.name.startswith("tallrec")]
 
 
 def test_a_window_shorter_than_the_rows_is_padded(caplog):

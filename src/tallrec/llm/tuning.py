@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -110,7 +111,7 @@ def tune(
             # Gradient checkpointing goes through the layers again in the backward pass.
             trees = attending_by_tree(decoder_of(model)) if trainer.by_tree else nullcontext()
             computing = computing_loss(model, options.loss, answers)
-            with quick_adapters(model), lean_layers(model), trees, computing:
+            with quick_adapters(model), lean_layers(model), trees, computing, _settled_heap():
                 trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     model.eval()
     return list(trainer.state.log_history)
@@ -158,6 +159,19 @@ def _trainer(
     if is_sharded(model):
         _log.info("frozen weights are sharded: scores take the adapter beside them, not merged")
     return trainer, resume
+
+
+@contextmanager
+def _settled_heap() -> Iterator[None]:
+    """Inside, garbage is looked for only in what is made inside.
+
+    Trainer looks for it when it begins, which with all that torch has imported takes a second.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 @contextmanager
