@@ -6,8 +6,10 @@ the time of torch's fused attention. Gradients compute them again; nothing of th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch
@@ -29,10 +31,31 @@ Memory = dict[int, tuple[Tensor, ...]]  # keys and values, [c, g, d], by layer
 _Pair: TypeAlias = tuple[Tensor, Tensor]  # of own keys, [b, r, k], and shared ones, [g, m r, s]
 
 
+class _Scratch:
+    """Memory for what passes, by name; each use overwrites what was there.
+
+    Blocks differ in size. Were their tensors new ones, what the layers keep for their gradients
+    would lie scattered among them, with holes that nothing fits.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, like: Tensor, *shape: int) -> Tensor:
+        n = math.prod(shape)
+        if name not in self._held or self._held[name].numel() < n:
+            self._held[name] = like.new_empty(n)
+        return self._held[name][:n].view(shape)
+
+
+_scratch: ContextVar[_Scratch] = ContextVar("scratch")
+
+
 class _Rows:
     """A block's tokens as rows of queries ([n h, d]) and of keys and values ([c g, d])."""
 
     def __init__(self, block: Block, h: int, g: int, like: Tensor) -> None:
+        self.scratch = _scratch.get()
         m, n_q = block.q_mq.shape
         self.shape = (g, m, h // g, n_q)  # of the queries
         heads = torch.arange(h).view(g, 1, h // g, 1)
@@ -45,39 +68,65 @@ class _Rows:
         real = block.real_mq[:, None].expand(self.shape).flatten()
         self.real = None if real.all() else real.to(like.device)
 
-    def queries(self, x_nhd: Tensor) -> Tensor:
+    def queries(self, name: str, x_nhd: Tensor) -> Tensor:
         """x_brd."""
         g, m, per_group, n_q = self.shape
-        return _take(x_nhd, self.q).view(g * m, per_group * n_q, -1)
+        return self._taken(name, x_nhd, self.q).view(g * m, per_group * n_q, -1)
 
-    def keys(self, x_cgd: Tensor) -> tuple[Tensor, Tensor]:
+    def keys(self, name: str, x_cgd: Tensor) -> _Pair:
         """x_bkd of the runs' own keys and x_gsd of the shared ones."""
         g, m = self.shape[:2]
-        return (
-            _take(x_cgd, self.k).view(g * m, -1, x_cgd.shape[-1]),
-            _take(x_cgd, self.s).view(g, len(self.s) // g, x_cgd.shape[-1]),
-        )
+        own, shared = self._taken(name, x_cgd, self.k), self._taken(name + "s", x_cgd, self.s)
+        d = x_cgd.shape[-1]
+        return own.view(g * m, -1, d), shared.view(g, len(self.s) // g, d)
 
-    def products(self, x_brd: Tensor, own_bkd: Tensor, shared_gsd: Tensor) -> tuple[Tensor, Tensor]:
+    def _taken(self, name: str, x_nhd: Tensor, rows: Tensor) -> Tensor:
+        d = x_nhd.shape[-1]
+        out = self.scratch(name, x_nhd, len(rows), d)
+        return torch.index_select(x_nhd.reshape(-1, d), 0, rows, out=out)
+
+    def products(self, name: str, x_brd: Tensor, keys: _Pair) -> _Pair:
         """Of each query with its own keys, [b, r, k], and with the shared ones, [g, m r, s]."""
+        own_bkd, shared_gsd = keys
         x_grd = x_brd.view(len(shared_gsd), -1, x_brd.shape[-1])
-        return x_brd @ own_bkd.transpose(1, 2), x_grd @ shared_gsd.transpose(1, 2)
+        own = self.scratch(name, x_brd, *x_brd.shape[:2], own_bkd.shape[1])
+        shared = self.scratch(name + "s", x_brd, *x_grd.shape[:2], shared_gsd.shape[1])
+        torch.bmm(x_brd, own_bkd.transpose(1, 2), out=own)
+        torch.bmm(x_grd, shared_gsd.transpose(1, 2), out=shared)
+        return own, shared
 
-    def weights(self, q_brd: Tensor, k_bkd: Tensor, s_gsd: Tensor, scaling: float) -> _Pair:
+    def weights(self, q_brd: Tensor, keys: _Pair, scaling: float) -> _Pair:
         """Softmax of the scores, over own and shared keys together."""
-        own, shared = self.products(q_brd, k_bkd, s_gsd)
+        own, shared = self.products("weights", q_brd, keys)
         kernels = kernels_for(own)
         softmax_ = kernels.softmax_ if kernels else _softmax_
         softmax_(own, shared, self.seen, scaling)
         return own, shared
 
-    def sums(self, weights: _Pair, x_bkd: Tensor, x_gsd: Tensor) -> Tensor:
-        """Of what belongs to the keys, weighted: x_brd."""
-        own, shared = weights
-        sum_brd = own @ x_bkd
+    def slopes(self, weights: _Pair, do_brd: Tensor, values: _Pair, scaling: float) -> _Pair:
+        """The gradients of the scores."""
+        slopes = self.products("slopes", do_brd, values)
+        kernels = kernels_for(do_brd)
+        softmax_backward_ = kernels.softmax_backward_ if kernels else _softmax_backward_
+        softmax_backward_(*weights, *slopes, scaling)
+        return slopes
+
+    def sums(self, weights: _Pair, keys: _Pair, out: Tensor) -> None:
+        """Of what belongs to the keys, weighted, for each query: into out, [b r, d]."""
+        (own, shared), (x_bkd, x_gsd) = weights, keys
+        torch.bmm(own, x_bkd, out=out.view(*own.shape[:2], -1))
         if len(self.s):
-            sum_brd += (shared @ x_gsd).view_as(sum_brd)
-        return sum_brd
+            out.view(*shared.shape[:2], -1).baddbmm_(shared, x_gsd)
+
+    def add(self, sum_cgd: Tensor, weights: _Pair, x_brd: Tensor) -> None:
+        """Adds to each key what belongs to its queries, weighted; many runs see the same keys."""
+        own, shared = weights
+        sum_cd = sum_cgd.view(-1, sum_cgd.shape[-1])
+        x_grd = x_brd.view(len(shared), -1, x_brd.shape[-1])
+        for w, x, rows in ((own, x_brd, self.k), (shared, x_grd, self.s)):
+            part = self.scratch("part", x, len(w), w.shape[2], x.shape[2])
+            torch.bmm(w.transpose(1, 2), x, out=part)
+            sum_cd.index_add_(0, rows, part.flatten(0, 1).float())
 
 
 def _softmax_(own: Tensor, shared: Tensor, seen: Tensor, scaling: float) -> None:
@@ -96,13 +145,9 @@ def _softmax_backward_(
     """As `kernels.softmax_backward_`, by torch."""
     rows = own.shape[:-1].numel()
     pairs = [(p.view(rows, -1), d.view(rows, -1)) for p, d in ((own, d_own), (shared, d_shared))]
-    drift_r1 = sum((p.float() * d.float()).sum(1, keepdim=True) for p, d in pairs).to(own.dtype)
+    drift_pr1 = torch.stack([(p.float() * d.float()).sum(1, keepdim=True) for p, d in pairs])
     for p, d in pairs:
-        d.sub_(drift_r1).mul_(p).mul_(scaling)
-
-
-def _take(x_nhd: Tensor, rows: Tensor) -> Tensor:
-    return x_nhd.reshape(-1, x_nhd.shape[-1]).index_select(0, rows)
+        d.sub_(drift_pr1.sum(0)).mul_(p).mul_(scaling)
 
 
 class Plan:
@@ -156,13 +201,14 @@ class _TreeAttention(torch.autograd.Function):
         ctx: Any, q_nhd: Tensor, k_cgd: Tensor, v_cgd: Tensor, plan: Plan, scaling: float
     ) -> Tensor:
         blocks, back = plan.rows(q_nhd, k_cgd)
-        parts = []
-        for rows in blocks:
-            weights = rows.weights(rows.queries(q_nhd), *rows.keys(k_cgd), scaling)
-            parts.append(rows.sums(weights, *rows.keys(v_cgd)).flatten(0, 1))
         ctx.save_for_backward(q_nhd, k_cgd, v_cgd)
         ctx.plan, ctx.scaling = plan, scaling
-        return torch.cat(parts).index_select(0, back).view_as(q_nhd)
+        sizes = [len(rows.q) for rows in blocks]
+        out_rd = blocks[0].scratch("out", q_nhd, sum(sizes), q_nhd.shape[-1])
+        for rows, part_rd in zip(blocks, torch.split(out_rd, sizes), strict=True):
+            weights = rows.weights(rows.queries("q", q_nhd), rows.keys("k", k_cgd), scaling)
+            rows.sums(weights, rows.keys("v", v_cgd), part_rd)
+        return out_rd.index_select(0, back).view_as(q_nhd)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -171,31 +217,20 @@ class _TreeAttention(torch.autograd.Function):
         dk_cgd, dv_cgd = (
             torch.zeros(x.shape, dtype=torch.float32, device=x.device) for x in (k_cgd, v_cgd)
         )
-        dq_parts = []
-        for rows in blocks:
-            q_brd, do_brd, keys = rows.queries(q_nhd), rows.queries(grads[0]), rows.keys(k_cgd)
+        sizes = [len(rows.q) for rows in blocks]
+        dq_rd = blocks[0].scratch("out", q_nhd, sum(sizes), q_nhd.shape[-1])
+        for rows, part_rd in zip(blocks, torch.split(dq_rd, sizes), strict=True):
+            q_brd, keys = rows.queries("q", q_nhd), rows.keys("k", k_cgd)
+            do_brd, values = rows.queries("do", grads[0]), rows.keys("v", v_cgd)
             if rows.real is not None:
                 do_brd *= rows.real.view(*do_brd.shape[:2], 1)
-            weights = rows.weights(q_brd, *keys, ctx.scaling)
-            slopes = rows.products(do_brd, *rows.keys(v_cgd))
-            _add(dv_cgd, rows, weights, do_brd)
-            kernels = kernels_for(do_brd)
-            softmax_backward_ = kernels.softmax_backward_ if kernels else _softmax_backward_
-            softmax_backward_(*weights, *slopes, ctx.scaling)
-            _add(dk_cgd, rows, slopes, q_brd)
-            dq_parts.append(rows.sums(slopes, *keys).flatten(0, 1))
-        dq_nhd = torch.cat(dq_parts).index_select(0, back).view_as(q_nhd)
+            weights = rows.weights(q_brd, keys, ctx.scaling)
+            slopes = rows.slopes(weights, do_brd, values, ctx.scaling)
+            rows.sums(slopes, keys, part_rd)
+            rows.add(dv_cgd, weights, do_brd)
+            rows.add(dk_cgd, slopes, q_brd)
+        dq_nhd = dq_rd.index_select(0, back).view_as(q_nhd)
         return dq_nhd, dk_cgd.to(k_cgd.dtype), dv_cgd.to(v_cgd.dtype), None, None
-
-
-def _add(sum_cgd: Tensor, rows: _Rows, weights: _Pair, x_brd: Tensor) -> None:
-    """Adds to each key what belongs to its queries, weighted; many runs look at the same keys."""
-    own, shared = weights
-    sum_cd = sum_cgd.view(-1, sum_cgd.shape[-1])
-    sum_cd.index_add_(0, rows.k, (own.transpose(1, 2) @ x_brd).flatten(0, 1).float())
-    if len(rows.s):
-        x_grd = x_brd.view(len(shared), -1, x_brd.shape[-1])
-        sum_cd.index_add_(0, rows.s, (shared.transpose(1, 2) @ x_grd).flatten(0, 1).float())
 
 
 def tree_attention(
@@ -236,7 +271,9 @@ def attending_by_tree(decoder: PreTrainedModel) -> Iterator[None]:
     """Inside, the decoder takes one flat row and `tree=Plan(...)`, and nothing else."""
     before = decoder.config._attn_implementation
     decoder.set_attn_implementation(NAME)
+    token = _scratch.set(_Scratch())
     try:
         yield
     finally:
+        _scratch.reset(token)
         decoder.set_attn_implementation(before)

@@ -1,6 +1,7 @@
 """What a decoder does between its matrix products, each in one pass over the activations.
 
-On a CPU, in bfloat16 and float32 (`tallrec.llm.fused`); computed in float32 and rounded once. Arrays are [.., d], their rows independent of each other.
+On a CPU, in bfloat16 and float32 (`tallrec.llm.fused`); computed in float32 and rounded once.
+Arrays are [.., d], their rows independent of each other.
 """
 
 from __future__ import annotations
@@ -9,16 +10,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import cfunc, njit
+from numba import njit
 from torch import Tensor
 
 from tallrec.llm.native import (
     BITS,
     BOOL,
-    ENTRY,
     FLOAT,
     INT,
+    LOG2_E,
     LOOP,
+    compiled,
     exp2,
     narrow,
     of_order,
@@ -26,10 +28,10 @@ from tallrec.llm.native import (
     rows,
     run,
     share,
+    sigmoid,
     wide,
 )
 
-_LOG2_E = FLOAT(1.4426950408889634)
 _LEAST = INT(-0x7FFFFFFF)
 
 
@@ -49,7 +51,7 @@ def _norm(job: Any, dtype: Any) -> None:
             out_d[j] = narrow(wide(x_d[j]) * inverse * wide(weight_d[j]), x_d[j])
 
 
-@cfunc(ENTRY, cache=True)
+@compiled
 def _norm_loop(job: Any) -> None:
     if job[0]:
         _norm(job, FLOAT)
@@ -58,10 +60,10 @@ def _norm_loop(job: Any) -> None:
 
 
 def norm(x: Tensor, weight_d: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-    """x / rms(x) * weight, and 1 / rms(x) in float32, [.., 1]."""
+    """RMS norm, x / rms(x) * weight, and 1 / rms(x) in float32, [.., 1]."""
     x, out = x.contiguous(), torch.empty(x.shape, dtype=x.dtype)
     scale = torch.empty(*x.shape[:-1], 1)
-    run(_norm_loop, scale.numel(), x, weight_d, out, scale, torch.tensor([epsilon]))
+    run(_norm_loop, x, weight_d, out, scale, torch.tensor([epsilon]))
     return out, scale
 
 
@@ -82,7 +84,7 @@ def _norm_backward(job: Any, dtype: Any) -> None:
             dx_d[j] = narrow(slope * inverse, x_d[j])
 
 
-@cfunc(ENTRY, cache=True)
+@compiled
 def _norm_backward_loop(job: Any) -> None:
     if job[0]:
         _norm_backward(job, FLOAT)
@@ -93,7 +95,7 @@ def _norm_backward_loop(job: Any) -> None:
 def norm_backward(grad: Tensor, x: Tensor, weight_d: Tensor, scale: Tensor) -> Tensor:
     """The gradient of x."""
     x, dx = x.contiguous(), torch.empty(x.shape, dtype=x.dtype)
-    run(_norm_backward_loop, scale.numel(), x, weight_d, grad.contiguous(), dx, scale)
+    run(_norm_backward_loop, x, weight_d, grad.contiguous(), dx, scale)
     return dx
 
 
@@ -105,10 +107,10 @@ def _gated(job: Any, dtype: Any) -> None:
         gate_d, up_d, out_d = gate[i], up[i], out[i]
         for j in range(len(gate_d)):
             g = wide(gate_d[j])
-            out_d[j] = narrow(g * wide(up_d[j]) / (FLOAT(1) + exp2(-g * _LOG2_E)), gate_d[j])
+            out_d[j] = narrow(g * sigmoid(g) * wide(up_d[j]), gate_d[j])
 
 
-@cfunc(ENTRY, cache=True)
+@compiled
 def _gated_loop(job: Any) -> None:
     if job[0]:
         _gated(job, FLOAT)
@@ -119,7 +121,7 @@ def _gated_loop(job: Any) -> None:
 def gated(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) * up."""
     out = torch.empty(gate.shape, dtype=gate.dtype)
-    run(_gated_loop, out.numel() // out.shape[-1], gate.contiguous(), up.contiguous(), out)
+    run(_gated_loop, gate.contiguous(), up.contiguous(), out)
     return out
 
 
@@ -132,13 +134,13 @@ def _gated_backward(job: Any, dtype: Any) -> None:
         gate_d, up_d, grad_d, d_gate_d, d_up_d = gate[i], up[i], grad[i], d_gate[i], d_up[i]
         for j in range(len(gate_d)):
             g, slope = wide(gate_d[j]), wide(grad_d[j])
-            sigmoid = FLOAT(1) / (FLOAT(1) + exp2(-g * _LOG2_E))
-            d_up_d[j] = narrow(slope * g * sigmoid, gate_d[j])
-            d_silu = sigmoid * (FLOAT(1) + g * (FLOAT(1) - sigmoid))
+            s = sigmoid(g)
+            d_up_d[j] = narrow(slope * g * s, gate_d[j])
+            d_silu = s * (FLOAT(1) + g * (FLOAT(1) - s))
             d_gate_d[j] = narrow(slope * wide(up_d[j]) * d_silu, gate_d[j])
 
 
-@cfunc(ENTRY, cache=True)
+@compiled
 def _gated_backward_loop(job: Any) -> None:
     if job[0]:
         _gated_backward(job, FLOAT)
@@ -150,13 +152,18 @@ def gated_backward(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tens
     """The gradients of gate and up."""
     gate, up, grad = gate.contiguous(), up.contiguous(), grad.contiguous()
     d_gate, d_up = torch.empty_like(gate), torch.empty_like(up)
-    run(_gated_backward_loop, gate.numel() // gate.shape[-1], gate, up, grad, d_gate, d_up)
+    run(_gated_backward_loop, gate, up, grad, d_gate, d_up)
     return d_gate, d_up
 
 
 @njit(**LOOP)
 def _rotated(job: Any, dtype: Any) -> None:
-    x, out, cos, sin = rows(job, 0, dtype), rows(job, 1, dtype), rows(job, 2, dtype), rows(job, 3, dtype)
+    x, out, cos, sin = (
+        rows(job, 0, dtype),
+        rows(job, 1, dtype),
+        rows(job, 2, dtype),
+        rows(job, 3, dtype),
+    )
     sign = rows(job, 4, FLOAT)[0, 0]
     half, per_token = x.shape[1] // 2, len(x) // len(cos)
     start, stop = share(job)
@@ -171,7 +178,7 @@ def _rotated(job: Any, dtype: Any) -> None:
             out_second[j] = narrow(other * c + one * s, first[j])
 
 
-@cfunc(ENTRY, cache=True)
+@compiled
 def _rotated_loop(job: Any) -> None:
     if job[0]:
         _rotated(job, FLOAT)
@@ -186,14 +193,14 @@ def rotated(x_bthd: Tensor, cos_btd: Tensor, sin_btd: Tensor, sign: float = 1.0)
     """
     x, out = x_bthd.contiguous(), torch.empty(x_bthd.shape, dtype=x_bthd.dtype)
     cos, sin = (y.expand(*x.shape[:2], -1).contiguous() for y in (cos_btd, sin_btd))
-    run(_rotated_loop, x.numel() // x.shape[-1], x, out, cos, sin, torch.tensor([sign]))
+    run(_rotated_loop, x, out, cos, sin, torch.tensor([sign]))
     return out
 
 
 @njit(**LOOP)
 def _softmax(job: Any, dtype: Any) -> None:
     own, shared, seen = rows(job, 0, dtype), rows(job, 1, dtype), rows(job, 2, INT)
-    factor = rows(job, 3, FLOAT)[0, 0] * _LOG2_E
+    factor = rows(job, 3, FLOAT)[0, 0] * LOG2_E
     exp_own, exp_shared = np.empty(own.shape[1], FLOAT), np.empty(shared.shape[1], FLOAT)
     start, stop = share(job)
     for i in range(start, stop):
@@ -228,7 +235,7 @@ def _softmax(job: Any, dtype: Any) -> None:
             rest[j] = 0
 
 
-@cfunc(ENTRY, cache=True)
+@compiled
 def _softmax_loop(job: Any) -> None:
     if job[0]:
         _softmax(job, FLOAT)
@@ -245,7 +252,7 @@ def softmax_(own: Tensor, shared: Tensor, seen: Tensor, scaling: float) -> None:
         seen: How many of its own keys a row sees, at least 1, int32 [rows, 1].
         scaling: A positive factor of all scores.
     """
-    run(_softmax_loop, len(seen), own, shared, seen, torch.tensor([scaling]))
+    run(_softmax_loop, own, shared, seen, torch.tensor([scaling]))
 
 
 @njit(**LOOP)
@@ -269,7 +276,7 @@ def _softmax_backward(job: Any, dtype: Any) -> None:
             d_shared_s[j] = narrow(slope, shared_s[j])
 
 
-@cfunc(ENTRY, cache=True)
+@compiled
 def _softmax_backward_loop(job: Any) -> None:
     if job[0]:
         _softmax_backward(job, FLOAT)
@@ -281,8 +288,7 @@ def softmax_backward_(
     own: Tensor, shared: Tensor, d_own: Tensor, d_shared: Tensor, scaling: float
 ) -> None:
     """Turns gradients of `softmax_`'s results into those of the scores, in place."""
-    n = own.numel() // own.shape[-1]
-    run(_softmax_backward_loop, n, own, shared, d_own, d_shared, torch.tensor([scaling]))
+    run(_softmax_backward_loop, own, shared, d_own, d_shared, torch.tensor([scaling]))
 
 
 @njit(**LOOP)
@@ -295,7 +301,7 @@ def _without(job: Any, dtype: Any) -> None:
             out_d[j] = dtype(0) if left_out_d[j] else x_d[j]
 
 
-@cfunc(ENTRY, cache=True)
+@compiled
 def _without_loop(job: Any) -> None:
     if job[0]:
         _without(job, FLOAT)
@@ -304,7 +310,7 @@ def _without_loop(job: Any) -> None:
 
 
 def without(x: Tensor, left_out: Tensor) -> Tensor:
-    """x with 0 where `left_out` (bool, of the same shape) is true."""
+    """A copy of x with 0 where `left_out` (bool, of the same shape) is true."""
     x, out = x.contiguous(), torch.empty(x.shape, dtype=x.dtype)
-    run(_without_loop, x.numel() // x.shape[-1], x, out, left_out)
+    run(_without_loop, x, out, left_out)
     return out

@@ -38,7 +38,8 @@ class _Norm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_d: Tensor, epsilon: float) -> Tensor:
-        if kernels := kernels_for(x):
+        kernels = kernels_for(x) if x.dtype == weight_d.dtype else None
+        if kernels:
             normed, scale = kernels.norm(x, weight_d, epsilon)
         else:
             wide = x.float()
@@ -50,7 +51,8 @@ class _Norm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         x, weight_d, scale = ctx.saved_tensors
-        if kernels := kernels_for(x):
+        kernels = kernels_for(x) if x.dtype == weight_d.dtype else None
+        if kernels:
             return kernels.norm_backward(grads[0], x, weight_d, scale), None, None
         normed, grad = x * scale, grads[0].float() * weight_d
         drift = (grad * normed).mean(-1, keepdim=True)
@@ -84,10 +86,11 @@ class _Rotated(torch.autograd.Function):
     """Rotary position embedding of heads by halves (Su et al., 2021), by compiled loops only."""
 
     @staticmethod
-    def forward(ctx: Any, x_1nhd: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(ctx: Any, x_bthd: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        cos, sin = cos.to(x_bthd.dtype), sin.to(x_bthd.dtype)
         ctx.save_for_backward(cos, sin)
-        kernels = cast("ModuleType", kernels_for(x_1nhd))
-        return cast("Tensor", kernels.rotated(x_1nhd, cos, sin))
+        kernels = cast("ModuleType", kernels_for(x_bthd))
+        return cast("Tensor", kernels.rotated(x_bthd, cos, sin))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:

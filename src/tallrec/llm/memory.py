@@ -8,7 +8,7 @@ import sys
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt, malloc.h
 
-_KERNELS = 128  # a pass of SmolLM2, forward and backward, needs fewer than 64
+_KERNELS = 64  # a pass of SmolLM2, forward and backward, needs fewer than 64
 _CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")  # of oneDNN, of ideep
 
 

@@ -2,8 +2,8 @@
 
 Between two matrix products a model goes over its activations many times: torch reads and writes
 them once for each elementary operation. A loop that does all of it in one pass, on the cores that
-torch's products have just used, is several times as quick. Such a loop is a function of a `Job`,
-compiled once a machine and cached.
+torch's products have just used, is several times as quick. Such a loop is a function of a job: the
+addresses of its arrays, as int64.
 
 bfloat16 is unknown to Numba: a number is read and written as its 16 bits, and computed in float32.
 """
@@ -13,10 +13,10 @@ from __future__ import annotations
 import ctypes
 from typing import Any, cast
 
-import llvmlite.binding
+import llvmlite.binding as llvm
 import numpy as np
 import torch
-from numba import carray, njit, types
+from numba import carray, cfunc, njit, types  # type: ignore[attr-defined]
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 from torch import Tensor
@@ -29,26 +29,36 @@ LOOP: dict[str, Any] = {
     "fastmath": {"reassoc", "contract", "arcp", "nsz"},
     "error_model": "numpy",
 }
-JOB = types.CPointer(types.int64)
-ENTRY = types.void(JOB)
 BITS, FLOAT, INT, BOOL = np.uint16, np.float32, np.int32, np.uint8
+LOG2_E = FLOAT(1.4426950408889634)
 _HEAD, _FIELDS = 2, 3  # numbers of a job before its arrays, and for each of them
 
 _openmp = cast("ctypes.CDLL", openmp())
 _openmp.GOMP_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, *2 * (ctypes.c_uint,)]
 _openmp.GOMP_parallel.restype = None
-llvmlite.binding.load_library_permanently(_openmp._name)  # the compiled loops ask it who they are
+llvm.load_library_permanently(_openmp._name)  # where compiled loops ask which thread they are
 
 
-def run(loop: Any, n: int, *arrays: Tensor) -> None:
-    """Runs a compiled loop over `n` rows on torch's threads.
+def compiled(loop: Any) -> Any:
+    """Decorator: a function of a job as machine code, from the cache if it was compiled before."""
+    signature = types.void(types.CPointer(types.int64))
+    try:
+        return cfunc(signature, cache=True)(loop)
+    except RuntimeError as error:
+        if "no locator" not in str(error):  # of a place for the cache: nothing can be written
+            raise
+        return cfunc(signature)(loop)
+
+
+def run(loop: Any, *arrays: Tensor) -> None:
+    """Runs a compiled loop over the rows of the first array, on torch's threads.
 
     Args:
-        loop: A `cfunc` of the signature `ENTRY`.
-        n: Rows, which the threads share.
+        loop: What `compiled` gives.
         *arrays: Contiguous tensors, the first in the dtype of the model; [.., d] are rows of d.
     """
     assert all(x.is_contiguous() for x in arrays)
+    n = arrays[0].numel() // arrays[0].shape[-1]
     fields = [
         field
         for x in arrays
@@ -76,14 +86,15 @@ def _pointer(_context: Any, address: Any) -> Any:
 def share(job: Any) -> Any:
     """The rows of this thread, from and to."""
     thread, threads = _thread(), _threads()
-    return job[1] * thread // threads, job[1] * (thread + 1) // threads
+    return job[1] * thread // threads, job[1] * (thread + 1) // threads  # type: ignore[operator]
 
 
 @njit(**LOOP)
 def rows(job: Any, number: Any, dtype: Any) -> Any:
     """An array of the job, [n, d]."""
     at = _HEAD + _FIELDS * number
-    return carray(_pointer(job[at]), (job[at + 1], job[at + 2]), dtype)
+    address: Any = _pointer(job[at])  # type: ignore[call-arg]
+    return carray(address, (job[at + 1], job[at + 2]), dtype)
 
 
 def wide(x: Any) -> Any:
@@ -162,3 +173,10 @@ def exp2(x: Any) -> Any:
     p = p * f + FLOAT(0.9999999404)
     exponent = np.int32(np.int32(floor) << np.int32(23))
     return np.int32(FLOAT(p).view(np.int32) + exponent).view(np.float32)
+
+
+@njit(**LOOP)
+def sigmoid(x: Any) -> Any:
+    """1 / (1 + e^-x)."""
+    exponent = -x * LOG2_E
+    return FLOAT(1) / (FLOAT(1) + exp2(exponent if exponent < FLOAT(126) else FLOAT(126)))

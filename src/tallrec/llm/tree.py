@@ -92,12 +92,14 @@ def common_length(one: list[int], other: list[int]) -> int:
     return next(i for i in range(n) if one[i] != other[i])
 
 
-def build_tree(rows: Sequence[list[int]], kept: Sequence[int] = ()) -> Tree:
+def build_tree(rows: Sequence[list[int]], kept: Sequence[int] = (), multiple: int = 1) -> Tree:
     """Lays rows out as a trie.
 
     Args:
         rows: Token rows, none empty.
         kept: Tokens of which keys and values are kept; the least of the rows begins with them.
+        multiple: Of which the flat batch has a number of tokens: the last row goes on, unread, so
+            that batches are of few sizes.
 
     Returns:
         The flat batch: the tokens of the rows that are not kept.
@@ -122,6 +124,10 @@ def build_tree(rows: Sequence[list[int]], kept: Sequence[int] = ()) -> Tree:
         else:  # the row goes on where the one before it ends
             leaves[-1] = path
         before = row
+    if left := -len(flat) % multiple:
+        leaves[-1] = np.concatenate([leaves[-1], len(kept) + len(flat) + np.arange(left)])
+        positions.append(np.arange(len(before), len(before) + left))
+        flat += before[-1:] * left
     runs = list(_runs(leaves, np.array(depths)))
     return Tree(
         torch.tensor(flat),

@@ -1,0 +1,160 @@
+"""Compiled loops compute what torch's operators do, on any number of threads."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import silu
+
+from tallrec.llm.fused import kernels_for, openmp
+
+pytestmark = pytest.mark.skipif(openmp() is None, reason="torch brings another OpenMP here")
+
+DTYPES = st.sampled_from([torch.float32, torch.bfloat16])
+SIZES = st.integers(1, 70)
+
+
+KERNELS = kernels_for(torch.zeros(1))  # compiled here, which no deadline of a test is for
+
+
+def drawn(seed, *shape, dtype=torch.float32, scale=1.0):
+    generator = torch.Generator().manual_seed(seed)
+    return (scale * torch.randn(*shape, generator=generator)).to(dtype)
+
+
+def close(found, expected, scale=None):
+    """To a rounding of the result, and of terms as large as `scale` that it is the sum of."""
+    eps = torch.finfo(found.dtype).eps
+    scale = scale or (float(expected.abs().max()) if expected.numel() else 0.0)
+    torch.testing.assert_close(found.float(), expected, rtol=eps, atol=max(4e-6, eps / 4) * scale)
+
+
+@settings(deadline=None)
+@given(DTYPES, SIZES, SIZES, st.floats(0.01, 100))
+def test_norm(dtype, n, d, scale):
+    x, weight, grad = (
+        drawn(0, 1, n, d, dtype=dtype, scale=scale),
+        drawn(1, d, dtype=dtype),
+        drawn(2, 1, n, d, dtype=dtype),
+    )
+    wide = x.float().requires_grad_()
+    expected = torch.nn.functional.rms_norm(wide, (d,), weight.float(), 1e-5)
+    expected.backward(grad.float())
+    found, inverse = KERNELS.norm(x, weight, 1e-5)
+    close(found, expected.detach())
+    terms = (grad.float() * weight.float() * inverse).abs().sum()
+    close(KERNELS.norm_backward(grad, x, weight, inverse), wide.grad, float(terms))
+
+
+@settings(deadline=None)
+@given(DTYPES, SIZES, SIZES, st.floats(0.01, 100))
+def test_gated(dtype, n, d, scale):
+    gate, up, grad = (drawn(i, 1, n, d, dtype=dtype, scale=scale) for i in range(3))
+    wide = [x.float().requires_grad_() for x in (gate, up)]
+    expected = silu(wide[0]) * wide[1]
+    expected.backward(grad.float())
+    close(KERNELS.gated(gate, up), expected.detach())
+    for found, x in zip(KERNELS.gated_backward(grad, gate, up), wide, strict=True):
+        close(found, x.grad)
+
+
+@settings(deadline=None)
+@given(DTYPES, SIZES, st.integers(1, 3), st.integers(1, 33))
+def test_rotation_and_back(dtype, n, batch, half):
+    x = drawn(0, batch, n, 3, 2 * half, dtype=dtype)
+    angles = drawn(1, 1, n, half).repeat(1, 1, 2)
+    cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+    first, second = x.float().chunk(2, dim=-1)
+    turned = torch.cat([-second, first], dim=-1)
+    expected = x.float() * cos.float()[:, :, None] + turned * sin.float()[:, :, None]
+    found = KERNELS.rotated(x, cos, sin)
+    close(found, expected)
+    torch.testing.assert_close(
+        KERNELS.rotated(found, cos, sin, -1.0).float(),
+        x.float(),
+        rtol=0,
+        atol=6 * torch.finfo(dtype).eps * float(x.abs().max()),
+    )
+
+
+@settings(deadline=None)
+@given(DTYPES, SIZES, st.integers(1, 90), st.integers(0, 40), st.floats(0.01, 30), st.data())
+def test_softmax_of_own_and_shared_keys(dtype, n, k, s, scale, data):
+    seen = torch.tensor(data.draw(st.lists(st.integers(1, k), min_size=n, max_size=n)))[:, None]
+    own, shared = drawn(0, n, k, dtype=dtype, scale=scale), drawn(1, n, s, dtype=dtype, scale=scale)
+    unseen = torch.arange(k) >= seen
+    wide = torch.cat([own.float().masked_fill(unseen, -torch.inf), shared.float()], dim=1)
+    wide.requires_grad_()
+    expected = (0.3 * wide).softmax(dim=1)
+    grad = drawn(2, n, k + s, dtype=dtype)
+    KERNELS.softmax_(own, shared, seen.int(), 0.3)
+    close(torch.cat([own, shared], dim=1), expected.detach())
+    assert not own[unseen].any()
+    # From the rounded weights, as in tuning.
+    weights = torch.cat([own, shared], dim=1).float()
+    slopes = 0.3 * weights * (grad.float() - (weights * grad.float()).sum(1, keepdim=True))
+    d_own, d_shared = grad[:, :k].contiguous(), grad[:, k:].contiguous()
+    KERNELS.softmax_backward_(own, shared, d_own, d_shared, 0.3)
+    close(torch.cat([d_own, d_shared], dim=1), slopes)
+
+
+@settings(deadline=None)
+@given(DTYPES, SIZES, SIZES, st.floats(0, 1))
+def test_without(dtype, n, d, share):
+    x, left_out = drawn(0, n, d, dtype=dtype), drawn(1, n, d).abs() < share
+    assert torch.equal(KERNELS.without(x, left_out), x.masked_fill(left_out, 0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_what_is_not_finite_stays_so(dtype, bad):
+    x = torch.ones(3, 40, dtype=dtype)
+    x[1, 7] = bad
+    ones = torch.ones_like(x)
+    for found in (KERNELS.norm(x, ones[0], 1e-5)[0], KERNELS.gated(x, ones)):
+        assert not found[1].isfinite().all()
+        assert found[[0, 2]].isfinite().all()
+
+
+def test_threads_share_the_rows():
+    x, up = drawn(0, 1001, 48), drawn(1, 1001, 48)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = KERNELS.gated(x, up)
+        torch.set_num_threads(3)
+        assert torch.equal(KERNELS.gated(x, up), alone)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_other_dtypes_are_torchs():
+    assert kernels_for(torch.zeros(1, dtype=torch.float16)) is None
+
+
+def test_a_machine_that_keeps_no_files_compiles_anew(tmp_path):
+    """As in a container that may write nothing: Numba finds no place for its cache."""
+    code = (
+        "import numba.core.caching as caching\n"
+        "caching.CacheImpl._locator_classes = []\n"
+        "from tallrec.llm.native import compiled, run, rows, share, FLOAT\n"
+        "import torch\n"
+        "@compiled\n"
+        "def doubled(job):\n"
+        "    x = rows(job, 0, FLOAT)\n"
+        "    start, stop = share(job)\n"
+        "    for i in range(start, stop):\n"
+        "        for j in range(x.shape[1]):\n"
+        "            x[i, j] *= 2\n"
+        "x = torch.ones(5, 4)\n"
+        "run(doubled, x)\n"
+        "assert (x == 2).all()\n"
+    )
+    script = tmp_path / "alone.py"
+    script.write_text(code)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, script], check=True, env=environment, timeout=300)
