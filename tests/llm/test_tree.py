@@ -80,3 +80,12 @@ def test_no_scores_are_computed_between_rows_that_do_not_see_each_other():
 )
 def test_common_length(one, other, n):
     assert common_length(one, other) == n
+
+
+@given(ROWS, st.integers(1, 40))
+@example(LONG, 64)
+def test_a_multiple_of_tokens(rows, multiple):
+    tree = build_tree(rows, multiple=multiple)
+    check(tree, rows)
+    assert 0 <= len(tree.ids_n) - len(build_tree(rows).ids_n) < multiple
+    assert len(tree.ids_n) % multiple == 0

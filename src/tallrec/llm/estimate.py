@@ -101,13 +101,13 @@ def _layer(shape: Shape, setup: Setup, inputs: int) -> float:
     """Bytes a token that a layer keeps for its backward pass.
 
     A frozen linear module keeps nothing. Each of the two norms keeps its input; adapters theirs;
-    attention its queries, keys, values and result; the gated feed-forward part what comes out of
-    the gate and beside it. Sharded layers are the model's own (`tallrec.llm.lean`): norms keep
+    attention its queries, keys and values; the gated feed-forward part what comes out of the gate
+    and beside it. Sharded layers are the model's own (`tallrec.llm.lean`): norms keep
     float32, and the feed-forward part the activation too.
     """
     size, lean = BYTES[setup.dtype], setup.shards == 1
     norms = 2 * shape.hidden * (size if lean else 4)
-    attention = 2 * shape.hidden + 2 * shape.kv
+    attention = shape.hidden + 2 * shape.kv
     return norms + (inputs + attention + (2 if lean else 3) * shape.inner) * size
 
 

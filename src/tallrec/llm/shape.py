@@ -59,11 +59,7 @@ class Shape:
         return (
             sum(rank * (n_in + n_out) for _, n_in, n_out in mine),
             sum(n_in * n_out for _, n_in, n_out in mine),
-            sum(
-                {
-                    _READS.get(name, name): n_in for name, n_in, _ in mine if name != "o_proj"
-                }.values()
-            ),
+            sum({_READS.get(name, name): n_in for name, n_in, _ in mine}.values()),
         )
 
 
