@@ -58,10 +58,11 @@ class Task:
     dtypes: tuple[str, ...] = ("bfloat16",)
 
 
-PORT, HF, CACHE = ("port", "float32"), ("tuned-hf", "bfloat16"), ("hf-cache", "bfloat16")
+PORT, PORT_8 = ("port", "float32"), ("port-8", "float32")
+HF, CACHE = ("tuned-hf", "bfloat16"), ("hf-cache", "bfloat16")
 LLAMA = (("llama.cpp", "bfloat16"), ("llama.cpp", "int8"))
 TASKS = {
-    "tune": Task("tune-paper", (PORT, HF, ("trl", "bfloat16")), ("bfloat16", "float32")),
+    "tune": Task("tune-paper", (PORT, PORT_8, HF, ("trl", "bfloat16")), ("bfloat16", "float32")),
     "score": Task("score-paper", (PORT, HF, *LLAMA), ("bfloat16", "float32")),
     "rank": Task("rank-paper", (PORT, HF, CACHE, *LLAMA), ("bfloat16", "float32")),
     "tune-timeline": Task("tune-timeline", (HF,)),

@@ -103,10 +103,22 @@ def test_softmax_of_own_and_shared_keys(dtype, n, k, s, scale, data):
 
 
 @settings(deadline=None)
-@given(DTYPES, SIZES, SIZES, st.floats(0, 1))
-def test_without(dtype, n, d, share):
-    x, left_out = drawn(0, n, d, dtype=dtype), drawn(1, n, d).abs() < share
-    assert torch.equal(KERNELS.without(x, left_out), x.masked_fill(left_out, 0))
+@given(DTYPES, SIZES, SIZES, st.integers(-(1 << 15), (1 << 15) - 1))
+def test_without(dtype, n, d, least):
+    x = drawn(0, n, d, dtype=dtype)
+    numbers = drawn(1, n, d, scale=1e4).clamp(-(1 << 15), (1 << 15) - 1).short()
+    assert torch.equal(KERNELS.without(x, numbers, least), x.masked_fill(numbers < least, 0))
+
+
+@settings(deadline=None)
+@given(DTYPES, SIZES, SIZES, st.integers(1, 9))
+def test_add_rows(dtype, n, d, places):
+    part = drawn(0, 1, n, d, dtype=dtype)
+    at = torch.arange(n) % places
+    total = drawn(1, places, d)
+    expected = total.index_add(0, at, part[0].float())
+    KERNELS.add_rows_(total, at, part)
+    close(total, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -141,12 +153,12 @@ def test_a_machine_that_keeps_no_files_compiles_anew(tmp_path):
     code = (
         "import numba.core.caching as caching\n"
         "caching.CacheImpl._locator_classes = []\n"
-        "from tallrec.llm.native import compiled, run, rows, share, FLOAT\n"
+        "from tallrec.llm.kernels.native import compiled, run, rows, share, FLOAT\n"
         "import torch\n"
         "@compiled\n"
         "def doubled(job):\n"
         "    x = rows(job, 0, FLOAT)\n"
-        "    start, stop = share(job)\n"
+        "    start, stop = share(len(x))\n"
         "    for i in range(start, stop):\n"
         "        for j in range(x.shape[1]):\n"
         "            x[i, j] *= 2\n"

@@ -126,7 +126,10 @@ class _Rows:
         for w, x, rows in ((own, x_brd, self.k), (shared, x_grd, self.s)):
             part = self.scratch("part", x, len(w), w.shape[2], x.shape[2])
             torch.bmm(w.transpose(1, 2), x, out=part)
-            sum_cd.index_add_(0, rows, part.flatten(0, 1).float())
+            if kernels := kernels_for(part):
+                kernels.add_rows_(sum_cd, rows, part)
+            else:
+                sum_cd.index_add_(0, rows, part.flatten(0, 1).float())
 
 
 def _softmax_(own: Tensor, shared: Tensor, seen: Tensor, scaling: float) -> None:

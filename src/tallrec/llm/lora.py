@@ -1,8 +1,8 @@
 """LoRA's forward pass while tuning, with less to compute and to keep for the gradients.
 
 PEFT computes an adapter in float32 on a float32 copy of its input. Here its weights stay float32,
-and their product is computed in the model's dtype, as in mixed precision; of dropout, a bit an
-element is kept for the gradients. In float32 without dropout the two are the same.
+and their product is computed in the model's dtype, as in mixed precision; of dropout, a seed is
+kept for the gradients. In float32 without dropout the two are the same.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from peft.tuners.lora import Linear
 from torch import Tensor
 from torch.nn.functional import linear
@@ -30,44 +29,38 @@ _LEVELS = 1 << 16  # of a drawn number
 class _DroppedLinear(torch.autograd.Function):
     """The product with elements of x left out with probability p, without scaling the rest.
 
-    x is kept, which its layer's other adapters and norm keep too, and what is left out as bits.
+    x is kept, which its layer's other adapters and norm keep too, and what is left out as a seed.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, a: Tensor, p: float) -> Tensor:
-        left_out = _drawn(x.numel(), p)
         ctx.save_for_backward(x, a)
-        ctx.bits = np.packbits(left_out)
-        return linear(_without(x, _as_mask(left_out, x)), a)
+        # torch draws on one core, element by element, which takes a tenth of a tuning step. Here
+        # it draws a seed, so that its generator's state still says all.
+        ctx.seed, ctx.p = int(torch.randint(1 << 62, ())), p
+        return linear(_without(x, _drawn(ctx.seed, x), p), a)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, a = ctx.saved_tensors
-        left_out = _as_mask(np.unpackbits(ctx.bits, count=x.numel()).view(bool), x)
-        grad = grads[0]
-        dx = _without(grad @ a, left_out) if ctx.needs_input_grad[0] else None
-        return dx, grad.flatten(0, -2).T @ _without(x, left_out).flatten(0, -2), None
+        grad, drawn = grads[0], _drawn(ctx.seed, x)
+        dx = _without(grad @ a, drawn, ctx.p) if ctx.needs_input_grad[0] else None
+        return dx, grad.flatten(0, -2).T @ _without(x, drawn, ctx.p).flatten(0, -2), None
 
 
-def _without(x: Tensor, left_out: Tensor) -> Tensor:
-    kernels = kernels_for(x)
-    return cast("Tensor", kernels.without(x, left_out)) if kernels else x.masked_fill(left_out, 0)
-
-
-def _as_mask(left_out: NDArray[np.bool_], like: Tensor) -> Tensor:
-    return torch.from_numpy(left_out).view(like.shape).to(like.device)
-
-
-def _drawn(n: int, p: float) -> NDArray[np.bool_]:
-    """True with probability p.
-
-    torch draws on one core, element by element, which takes a tenth of a tuning step. Here it draws
-    a seed, so that its generator's state still says all.
-    """
-    seed = int(torch.randint(1 << 62, ()))
+def _drawn(seed: int, like: Tensor) -> Tensor:
+    """Numbers of 16 bits, equally probable, one for each element."""
+    n = like.numel()
     drawn = np.random.SFC64(seed).random_raw(-(-n // 4)).view(np.int16)[:n]
-    left_out: NDArray[np.bool_] = drawn < round((p - 0.5) * _LEVELS)
-    return left_out
+    return torch.from_numpy(drawn).view(like.shape).to(like.device)
+
+
+def _without(x: Tensor, drawn: Tensor, p: float) -> Tensor:
+    """A copy of x with 0 where the number drawn is among the lowest p."""
+    least = round((p - 0.5) * _LEVELS)
+    if kernels := kernels_for(x):
+        return cast("Tensor", kernels.without(x, drawn, least))
+    return x.masked_fill(drawn < least, 0)
 
 
 def is_plain(layer: torch.nn.Module) -> bool:

@@ -1,8 +1,4 @@
-"""What a decoder does between its matrix products, each in one pass over the activations.
-
-On a CPU, in bfloat16 and float32 (`tallrec.llm.fused`); computed in float32 and rounded once.
-Arrays are [.., d], their rows independent of each other.
-"""
+"""Passes of a layer over its tokens; arrays are [.., d], their rows independent of each other."""
 
 from __future__ import annotations
 
@@ -13,18 +9,14 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from tallrec.llm.native import (
+from tallrec.llm.kernels.native import (
     BITS,
-    BOOL,
     FLOAT,
     INT,
-    LOG2_E,
     LOOP,
+    SHORT,
     compiled,
-    exp2,
     narrow,
-    of_order,
-    order,
     rows,
     run,
     share,
@@ -32,14 +24,12 @@ from tallrec.llm.native import (
     wide,
 )
 
-_LEAST = INT(-0x7FFFFFFF)
-
 
 @njit(**LOOP)
 def _norm(job: Any, dtype: Any) -> None:
     x, weight, out = rows(job, 0, dtype), rows(job, 1, dtype), rows(job, 2, dtype)
     scale, epsilon = rows(job, 3, FLOAT), rows(job, 4, FLOAT)
-    start, stop = share(job)
+    start, stop = share(job[1])
     for i in range(start, stop):
         x_d, weight_d, out_d = x[i], weight[0], out[i]
         squares = FLOAT(0)
@@ -71,7 +61,7 @@ def norm(x: Tensor, weight_d: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
 def _norm_backward(job: Any, dtype: Any) -> None:
     x, weight, grad = rows(job, 0, dtype), rows(job, 1, dtype), rows(job, 2, dtype)
     dx, scale = rows(job, 3, dtype), rows(job, 4, FLOAT)
-    start, stop = share(job)
+    start, stop = share(job[1])
     for i in range(start, stop):
         x_d, weight_d, grad_d, dx_d = x[i], weight[0], grad[i], dx[i]
         inverse = scale[i, 0]
@@ -102,7 +92,7 @@ def norm_backward(grad: Tensor, x: Tensor, weight_d: Tensor, scale: Tensor) -> T
 @njit(**LOOP)
 def _gated(job: Any, dtype: Any) -> None:
     gate, up, out = rows(job, 0, dtype), rows(job, 1, dtype), rows(job, 2, dtype)
-    start, stop = share(job)
+    start, stop = share(job[1])
     for i in range(start, stop):
         gate_d, up_d, out_d = gate[i], up[i], out[i]
         for j in range(len(gate_d)):
@@ -129,7 +119,7 @@ def gated(gate: Tensor, up: Tensor) -> Tensor:
 def _gated_backward(job: Any, dtype: Any) -> None:
     gate, up, grad = rows(job, 0, dtype), rows(job, 1, dtype), rows(job, 2, dtype)
     d_gate, d_up = rows(job, 3, dtype), rows(job, 4, dtype)
-    start, stop = share(job)
+    start, stop = share(job[1])
     for i in range(start, stop):
         gate_d, up_d, grad_d, d_gate_d, d_up_d = gate[i], up[i], grad[i], d_gate[i], d_up[i]
         for j in range(len(gate_d)):
@@ -166,7 +156,7 @@ def _rotated(job: Any, dtype: Any) -> None:
     )
     sign = rows(job, 4, FLOAT)[0, 0]
     half, per_token = x.shape[1] // 2, len(x) // len(cos)
-    start, stop = share(job)
+    start, stop = share(job[1])
     for i in range(start, stop):
         cos_d, sin_d = cos[i // per_token], sin[i // per_token]
         first, second = x[i, :half], x[i, half:]
@@ -198,107 +188,14 @@ def rotated(x_bthd: Tensor, cos_btd: Tensor, sin_btd: Tensor, sign: float = 1.0)
 
 
 @njit(**LOOP)
-def _softmax(job: Any, dtype: Any) -> None:
-    own, shared, seen = rows(job, 0, dtype), rows(job, 1, dtype), rows(job, 2, INT)
-    factor = rows(job, 3, FLOAT)[0, 0] * LOG2_E
-    exp_own, exp_shared = np.empty(own.shape[1], FLOAT), np.empty(shared.shape[1], FLOAT)
-    start, stop = share(job)
-    for i in range(start, stop):
-        n = seen[i, 0]
-        width = min(own.shape[1], (n + 15) // 16 * 16)  # whole vectors; what is too much counts 0
-        own_k, shared_s, rest = own[i, :width], shared[i], own[i, width:]
-        most = _LEAST
-        for j in range(len(own_k)):
-            key = order(wide(own_k[j]))
-            key = key if INT(j) < n else _LEAST
-            most = key if key > most else most
-        for j in range(len(shared_s)):
-            key = order(wide(shared_s[j]))
-            most = key if key > most else most
-        top = of_order(most)
-        total = FLOAT(0)
-        for j in range(len(own_k)):
-            exp = exp2((wide(own_k[j]) - top) * factor)
-            exp = exp if INT(j) < n else FLOAT(0)
-            exp_own[j] = exp
-            total += exp
-        for j in range(len(shared_s)):
-            exp = exp2((wide(shared_s[j]) - top) * factor)
-            exp_shared[j] = exp
-            total += exp
-        inverse = FLOAT(1) / total
-        for j in range(len(own_k)):
-            own_k[j] = narrow(exp_own[j] * inverse, own_k[j])
-        for j in range(len(shared_s)):
-            shared_s[j] = narrow(exp_shared[j] * inverse, shared_s[j])
-        for j in range(len(rest)):
-            rest[j] = 0
-
-
-@compiled
-def _softmax_loop(job: Any) -> None:
-    if job[0]:
-        _softmax(job, FLOAT)
-    else:
-        _softmax(job, BITS)
-
-
-def softmax_(own: Tensor, shared: Tensor, seen: Tensor, scaling: float) -> None:
-    """Softmax of scaling times scores, in place.
-
-    Args:
-        own: Scores, [.., k]; of each row the first keys are seen, the others become 0.
-        shared: More scores of the same rows, [.., s], all seen; s may be 0.
-        seen: How many of its own keys a row sees, at least 1, int32 [rows, 1].
-        scaling: A positive factor of all scores.
-    """
-    run(_softmax_loop, own, shared, seen, torch.tensor([scaling]))
-
-
-@njit(**LOOP)
-def _softmax_backward(job: Any, dtype: Any) -> None:
-    own, shared = rows(job, 0, dtype), rows(job, 1, dtype)
-    d_own, d_shared = rows(job, 2, dtype), rows(job, 3, dtype)
-    scaling = rows(job, 4, FLOAT)[0, 0]
-    start, stop = share(job)
-    for i in range(start, stop):
-        own_k, shared_s, d_own_k, d_shared_s = own[i], shared[i], d_own[i], d_shared[i]
-        drift = FLOAT(0)
-        for j in range(len(own_k)):
-            drift += wide(own_k[j]) * wide(d_own_k[j])
-        for j in range(len(shared_s)):
-            drift += wide(shared_s[j]) * wide(d_shared_s[j])
-        for j in range(len(own_k)):
-            slope = wide(own_k[j]) * (wide(d_own_k[j]) - drift) * scaling
-            d_own_k[j] = narrow(slope, own_k[j])
-        for j in range(len(shared_s)):
-            slope = wide(shared_s[j]) * (wide(d_shared_s[j]) - drift) * scaling
-            d_shared_s[j] = narrow(slope, shared_s[j])
-
-
-@compiled
-def _softmax_backward_loop(job: Any) -> None:
-    if job[0]:
-        _softmax_backward(job, FLOAT)
-    else:
-        _softmax_backward(job, BITS)
-
-
-def softmax_backward_(
-    own: Tensor, shared: Tensor, d_own: Tensor, d_shared: Tensor, scaling: float
-) -> None:
-    """Turns gradients of `softmax_`'s results into those of the scores, in place."""
-    run(_softmax_backward_loop, own, shared, d_own, d_shared, torch.tensor([scaling]))
-
-
-@njit(**LOOP)
 def _without(job: Any, dtype: Any) -> None:
-    x, out, left_out = rows(job, 0, dtype), rows(job, 1, dtype), rows(job, 2, BOOL)
-    start, stop = share(job)
+    x, out, drawn = rows(job, 0, dtype), rows(job, 1, dtype), rows(job, 2, SHORT)
+    least = INT(rows(job, 3, FLOAT)[0, 0])
+    start, stop = share(job[1])
     for i in range(start, stop):
-        x_d, out_d, left_out_d = x[i], out[i], left_out[i]
+        x_d, out_d, drawn_d = x[i], out[i], drawn[i]
         for j in range(len(x_d)):
-            out_d[j] = dtype(0) if left_out_d[j] else x_d[j]
+            out_d[j] = dtype(0) if INT(drawn_d[j]) < least else x_d[j]
 
 
 @compiled
@@ -309,8 +206,8 @@ def _without_loop(job: Any) -> None:
         _without(job, BITS)
 
 
-def without(x: Tensor, left_out: Tensor) -> Tensor:
-    """A copy of x with 0 where `left_out` (bool, of the same shape) is true."""
+def without(x: Tensor, drawn: Tensor, least: int) -> Tensor:
+    """A copy of x with 0 where `drawn` (int16, of the same shape) is less than `least`."""
     x, out = x.contiguous(), torch.empty(x.shape, dtype=x.dtype)
-    run(_without_loop, x, out, left_out)
+    run(_without_loop, x, out, drawn, torch.tensor([float(least)]))
     return out

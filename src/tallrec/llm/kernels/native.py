@@ -29,7 +29,8 @@ LOOP: dict[str, Any] = {
     "fastmath": {"reassoc", "contract", "arcp", "nsz"},
     "error_model": "numpy",
 }
-BITS, FLOAT, INT, BOOL = np.uint16, np.float32, np.int32, np.uint8
+BITS, FLOAT = np.uint16, np.float32
+SHORT, INT, LONG = np.int16, np.int32, np.int64
 LOG2_E = FLOAT(1.4426950408889634)
 _HEAD, _FIELDS = 2, 3  # numbers of a job before its arrays, and for each of them
 
@@ -83,10 +84,10 @@ def _pointer(_context: Any, address: Any) -> Any:
 
 
 @njit(**LOOP)
-def share(job: Any) -> Any:
-    """The rows of this thread, from and to."""
+def share(n: Any) -> Any:
+    """This thread's part of n rows, from and to."""
     thread, threads = _thread(), _threads()
-    return job[1] * thread // threads, job[1] * (thread + 1) // threads  # type: ignore[operator]
+    return n * thread // threads, n * (thread + 1) // threads  # type: ignore[operator]
 
 
 @njit(**LOOP)

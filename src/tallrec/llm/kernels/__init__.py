@@ -1,0 +1,26 @@
+"""What a decoder does between its matrix products, each in one pass over the activations.
+
+On a CPU, in bfloat16 and float32 (`tallrec.llm.fused` tells); computed in float32 and rounded once.
+"""
+
+from tallrec.llm.kernels.attention import add_rows_, softmax_, softmax_backward_
+from tallrec.llm.kernels.layers import (
+    gated,
+    gated_backward,
+    norm,
+    norm_backward,
+    rotated,
+    without,
+)
+
+__all__ = [
+    "add_rows_",
+    "gated",
+    "gated_backward",
+    "norm",
+    "norm_backward",
+    "rotated",
+    "softmax_",
+    "softmax_backward_",
+    "without",
+]
