@@ -103,11 +103,33 @@ def test_softmax_of_own_and_shared_keys(dtype, n, k, s, scale, data):
 
 
 @settings(deadline=None)
-@given(DTYPES, SIZES, SIZES, st.integers(-(1 << 15), (1 << 15) - 1))
-def test_without(dtype, n, d, least):
+@given(DTYPES, SIZES, SIZES, st.integers(0, (1 << 62) - 1), st.sampled_from([0.0, 0.05, 0.5]))
+def test_without(dtype, n, d, seed, p):
     x = drawn(0, n, d, dtype=dtype)
-    numbers = drawn(1, n, d, scale=1e4).clamp(-(1 << 15), (1 << 15) - 1).short()
-    assert torch.equal(KERNELS.without(x, numbers, least), x.masked_fill(numbers < least, 0))
+    found = KERNELS.without(x, seed, p)
+    assert torch.equal(found, KERNELS.without(x, seed, p))
+    assert torch.equal(found[found != 0], x[found != 0])
+    if p == 0:
+        assert torch.equal(found, x)
+
+
+@pytest.mark.parametrize("p", [0.05, 0.5])
+def test_elements_are_left_out_independently(p):
+    """Of each other, and from seed to seed, also where seeds differ in one bit."""
+    x = torch.ones(400, 500)
+    seeds = (0, 1, 2, 3, 1 << 32, 3 << 40, 123456789 << 20, (1 << 62) - 1)
+    masks = [KERNELS.without(x, seed, p) == 0 for seed in seeds]
+    close_to = 5 * (p * (1 - p) / x.numel()) ** 0.5
+    pairs = 5 * (p**2 * (1 - p**2) / x.numel()) ** 0.5
+    for mask in masks:
+        assert abs(mask.float().mean() - p) < close_to
+        for one, other in ((mask[:, 1:], mask[:, :-1]), (mask[1:], mask[:-1])):
+            assert abs((one & other).float().mean() - p**2) < pairs
+        rows = mask.float().mean(1)
+        assert 0.8 < rows.std() / (p * (1 - p) / 500) ** 0.5 < 1.2
+    for i, one in enumerate(masks):
+        for other in masks[:i]:
+            assert abs((one & other).float().mean() - p**2) < pairs
 
 
 @settings(deadline=None)

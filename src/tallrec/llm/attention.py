@@ -75,10 +75,11 @@ class _Rows:
 
     def keys(self, name: str, x_cgd: Tensor) -> _Pair:
         """x_bkd of the runs' own keys and x_gsd of the shared ones."""
-        g, m = self.shape[:2]
-        own, shared = self._taken(name, x_cgd, self.k), self._taken(name + "s", x_cgd, self.s)
-        d = x_cgd.shape[-1]
-        return own.view(g * m, -1, d), shared.view(g, len(self.s) // g, d)
+        (g, m), d = self.shape[:2], x_cgd.shape[-1]
+        own = self._taken(name, x_cgd, self.k).view(g * m, -1, d)
+        if not len(self.s):
+            return own, x_cgd.new_empty(g, 0, d)
+        return own, self._taken(name + "s", x_cgd, self.s).view(g, -1, d)
 
     def _taken(self, name: str, x_nhd: Tensor, rows: Tensor) -> Tensor:
         d = x_nhd.shape[-1]
@@ -92,7 +93,8 @@ class _Rows:
         own = self.scratch(name, x_brd, *x_brd.shape[:2], own_bkd.shape[1])
         shared = self.scratch(name + "s", x_brd, *x_grd.shape[:2], shared_gsd.shape[1])
         torch.bmm(x_brd, own_bkd.transpose(1, 2), out=own)
-        torch.bmm(x_grd, shared_gsd.transpose(1, 2), out=shared)
+        if len(self.s):
+            torch.bmm(x_grd, shared_gsd.transpose(1, 2), out=shared)
         return own, shared
 
     def weights(self, q_brd: Tensor, keys: _Pair, scaling: float) -> _Pair:
@@ -123,7 +125,8 @@ class _Rows:
         own, shared = weights
         sum_cd = sum_cgd.view(-1, sum_cgd.shape[-1])
         x_grd = x_brd.view(len(shared), -1, x_brd.shape[-1])
-        for w, x, rows in ((own, x_brd, self.k), (shared, x_grd, self.s)):
+        pairs = [(own, x_brd, self.k), (shared, x_grd, self.s)]
+        for w, x, rows in pairs if len(self.s) else pairs[:1]:
             part = self.scratch("part", x, len(w), w.shape[2], x.shape[2])
             torch.bmm(w.transpose(1, 2), x, out=part)
             if kernels := kernels_for(part):

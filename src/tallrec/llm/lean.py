@@ -1,7 +1,8 @@
-"""Norms and gated activations that keep less for their gradients.
+"""Norms, gated MLPs and attention that go over their activations once and keep less of them.
 
-Of a layer's activations, most of what torch keeps can be had again for next to nothing: a norm's
-input in float32, the activation of a gate. Here the inputs alone are kept, in the model's dtype.
+Of a layer's activations, most of what torch keeps for gradients can be had again for next to
+nothing: a norm's input in float32, the activation of a gate. Here the inputs alone are kept, in the
+model's dtype.
 """
 
 from __future__ import annotations
@@ -150,7 +151,8 @@ def _leaner(module: Any) -> Callable[..., Any] | None:
     if children == _GATED:
         gate = module.gate_proj
         return _gated if _agree(module, _gated, gate.weight, gate.in_features) else None
-    if children == _ATTENDING and kernels_for(module.q_proj.weight):
+    rotates = children == _ATTENDING and hasattr(module, "head_dim")
+    if rotates and kernels_for(module.q_proj.weight):
         query, angles = module.q_proj, torch.linspace(0, 6, module.head_dim).view(1, 2, -1)
         angles = angles.repeat(1, 1, 2).to(query.weight.dtype)
         rotation = angles.cos(), angles.sin()
@@ -184,7 +186,7 @@ def _agree(
 
 @contextmanager
 def lean_layers(model: PreTrainedModel | PeftModel) -> Iterator[None]:
-    """Inside, norms and gated MLPs that are found to compute the usual formula keep less.
+    """Inside, norms, gated MLPs and attention that compute the usual formulas do it quicker.
 
     Args:
         model: A model on its device. Norms that are tuned and sharded models are left alone.

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 import torch
 from peft.tuners.lora import Linear
 from torch import Tensor
@@ -22,8 +21,6 @@ from tallrec.llm.fused import kernels_for
 
 if TYPE_CHECKING:
     from peft import PeftModel
-
-_LEVELS = 1 << 16  # of a drawn number
 
 
 class _DroppedLinear(torch.autograd.Function):
@@ -35,32 +32,27 @@ class _DroppedLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, a: Tensor, p: float) -> Tensor:
         ctx.save_for_backward(x, a)
-        # torch draws on one core, element by element, which takes a tenth of a tuning step. Here
-        # it draws a seed, so that its generator's state still says all.
         ctx.seed, ctx.p = int(torch.randint(1 << 62, ())), p
-        return linear(_without(x, _drawn(ctx.seed, x), p), a)
+        return linear(_without(x, ctx.seed, p), a)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, a = ctx.saved_tensors
-        grad, drawn = grads[0], _drawn(ctx.seed, x)
-        dx = _without(grad @ a, drawn, ctx.p) if ctx.needs_input_grad[0] else None
-        return dx, grad.flatten(0, -2).T @ _without(x, drawn, ctx.p).flatten(0, -2), None
+        dropped = _without(x, ctx.seed, ctx.p).flatten(0, -2)
+        dx = _without(grads[0] @ a, ctx.seed, ctx.p) if ctx.needs_input_grad[0] else None
+        return dx, grads[0].flatten(0, -2).T @ dropped, None
 
 
-def _drawn(seed: int, like: Tensor) -> Tensor:
-    """Numbers of 16 bits, equally probable, one for each element."""
-    n = like.numel()
-    drawn = np.random.SFC64(seed).random_raw(-(-n // 4)).view(np.int16)[:n]
-    return torch.from_numpy(drawn).view(like.shape).to(like.device)
+def _without(x: Tensor, seed: int, p: float) -> Tensor:
+    """A copy of x with 0 in place of elements that a seed draws with probability p.
 
-
-def _without(x: Tensor, drawn: Tensor, p: float) -> Tensor:
-    """A copy of x with 0 where the number drawn is among the lowest p."""
-    least = round((p - 0.5) * _LEVELS)
+    A seed that torch's generator has given, so that its state says all.
+    """
     if kernels := kernels_for(x):
-        return cast("Tensor", kernels.without(x, drawn, least))
-    return x.masked_fill(drawn < least, 0)
+        return cast("Tensor", kernels.without(x, seed, p))
+    generator = torch.Generator(x.device).manual_seed(seed)
+    left_out = torch.empty(x.shape, dtype=torch.bool, device=x.device)
+    return x.masked_fill(left_out.bernoulli_(p, generator=generator), 0)
 
 
 def is_plain(layer: torch.nn.Module) -> bool:

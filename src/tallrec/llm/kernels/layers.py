@@ -12,9 +12,9 @@ from torch import Tensor
 from tallrec.llm.kernels.native import (
     BITS,
     FLOAT,
-    INT,
+    LONG,
     LOOP,
-    SHORT,
+    UINT,
     compiled,
     narrow,
     rows,
@@ -188,14 +188,25 @@ def rotated(x_bthd: Tensor, cos_btd: Tensor, sin_btd: Tensor, sign: float = 1.0)
 
 
 @njit(**LOOP)
+def _hashed(i: Any, key: Any, other: Any) -> Any:
+    """32 bits of the i-th number of two keys (the mixing is Wellons' lowbias32, 2018)."""
+    bits = UINT(UINT(i * UINT(0x9E3779B9)) + key)
+    bits = UINT(UINT(bits ^ UINT(bits >> UINT(16))) * UINT(0x7FEB352D))
+    bits = UINT(UINT(bits ^ UINT(bits >> UINT(15))) ^ other)
+    bits = UINT(bits * UINT(0x846CA68B))
+    return UINT(bits ^ UINT(bits >> UINT(16)))
+
+
+@njit(**LOOP)
 def _without(job: Any, dtype: Any) -> None:
-    x, out, drawn = rows(job, 0, dtype), rows(job, 1, dtype), rows(job, 2, SHORT)
-    least = INT(rows(job, 3, FLOAT)[0, 0])
+    x, out, numbers = rows(job, 0, dtype), rows(job, 1, dtype), rows(job, 2, LONG)
+    key, other, least = UINT(numbers[0, 0]), UINT(numbers[0, 1]), UINT(numbers[0, 2])
     start, stop = share(job[1])
     for i in range(start, stop):
-        x_d, out_d, drawn_d = x[i], out[i], drawn[i]
+        x_d, out_d, before = x[i], out[i], UINT(i * x.shape[1])
         for j in range(len(x_d)):
-            out_d[j] = dtype(0) if INT(drawn_d[j]) < least else x_d[j]
+            number = _hashed(UINT(before + UINT(j)), key, other)
+            out_d[j] = dtype(0) if number < least else x_d[j]
 
 
 @compiled
@@ -206,8 +217,9 @@ def _without_loop(job: Any) -> None:
         _without(job, BITS)
 
 
-def without(x: Tensor, drawn: Tensor, least: int) -> Tensor:
-    """A copy of x with 0 where `drawn` (int16, of the same shape) is less than `least`."""
+def without(x: Tensor, seed: int, p: float) -> Tensor:
+    """A copy of x with 0 in place of elements that a seed draws with probability p."""
     x, out = x.contiguous(), torch.empty(x.shape, dtype=x.dtype)
-    run(_without_loop, x, out, drawn, torch.tensor([float(least)]))
+    key, other = np.random.SeedSequence(seed).generate_state(2).tolist()
+    run(_without_loop, x, out, torch.tensor([key, other, min(round(p * 2**32), 2**32 - 1)]))
     return out

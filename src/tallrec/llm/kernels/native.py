@@ -30,7 +30,7 @@ LOOP: dict[str, Any] = {
     "error_model": "numpy",
 }
 BITS, FLOAT = np.uint16, np.float32
-SHORT, INT, LONG = np.int16, np.int32, np.int64
+UINT, INT, LONG = np.uint32, np.int32, np.int64
 LOG2_E = FLOAT(1.4426950408889634)
 _HEAD, _FIELDS = 2, 3  # numbers of a job before its arrays, and for each of them
 
