@@ -170,6 +170,33 @@ def test_other_dtypes_are_torchs():
     assert kernels_for(torch.zeros(1, dtype=torch.float16)) is None
 
 
+def test_what_is_compiled_now_computes_what_the_cache_gives(tmp_path):
+    """To the last bit: a tuning that is resumed is the one that was not interrupted."""
+    code = (
+        "import hashlib, torch\n"
+        "import tallrec.llm.kernels as kernels\n"
+        "torch.manual_seed(0)\n"
+        "digest = hashlib.sha256()\n"
+        "for d in (5, 31, 40):\n"
+        "    x, weight, own, shared = (torch.randn(n, d) for n in (9, 1, 9, 9))\n"
+        "    normed, scale = kernels.norm(x, weight[0], 1e-5)\n"
+        "    slopes = kernels.norm_backward(own, x, weight[0], scale)\n"
+        "    gates = kernels.gated_backward(x, own, shared)\n"
+        "    kernels.softmax_(own, shared, torch.full((9, 1), 3, dtype=torch.int32), 0.3)\n"
+        "    for found in (normed, slopes, *gates, own, shared):\n"
+        "        digest.update(found.numpy().tobytes())\n"
+        "print(digest.hexdigest())\n"
+    )
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", code]
+    runs = [
+        subprocess.run(command, check=True, env=environment, capture_output=True, text=True)
+        for _ in range(2)
+    ]
+    assert list(tmp_path.rglob("*.nbc"))
+    assert runs[0].stdout == runs[1].stdout
+
+
 def test_a_machine_that_keeps_no_files_compiles_anew(tmp_path):
     """As in a container that may write nothing: Numba finds no place for its cache."""
     code = (

@@ -52,8 +52,11 @@ def test_planted_taste_is_learnt_from_other_users(backbone, tmp_path, template, 
 
 
 def test_the_loss_series_is_the_golden_one(tiny_folder, tmp_path):
-    """What refactoring must not change. To renew it: write `losses(log)` to the golden file."""
-    _, _, log = tune_tiny(tiny_folder, tmp_path)
+    """What refactoring must not change. To renew it: write `losses(log)` to the golden file.
+
+    Without dropout, whose numbers are others on machines without the compiled loops.
+    """
+    _, _, log = tune_tiny(tiny_folder, tmp_path, dropout=0.0)
     golden = json.loads(GOLDEN.read_text())
     np.testing.assert_allclose(losses(log), golden, atol=1e-4)
     assert golden[-1] < golden[0] / 1.5

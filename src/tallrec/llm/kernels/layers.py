@@ -14,6 +14,7 @@ from tallrec.llm.kernels.native import (
     FLOAT,
     LONG,
     LOOP,
+    PART,
     UINT,
     compiled,
     narrow,
@@ -187,7 +188,7 @@ def rotated(x_bthd: Tensor, cos_btd: Tensor, sin_btd: Tensor, sign: float = 1.0)
     return out
 
 
-@njit(**LOOP)
+@njit(**PART)
 def _hashed(i: Any, key: Any, other: Any) -> Any:
     """32 bits of the i-th number of two keys (the mixing is Wellons' lowbias32, 2018)."""
     bits = UINT(UINT(i * UINT(0x9E3779B9)) + key)

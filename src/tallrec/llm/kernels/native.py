@@ -24,11 +24,11 @@ from torch import Tensor
 from tallrec.llm.fused import openmp
 
 # Not "nnan": what is not a number must stay so, to be found where a loss is checked.
-LOOP: dict[str, Any] = {
-    "nogil": True,
-    "fastmath": {"reassoc", "contract", "arcp", "nsz"},
-    "error_model": "numpy",
-}
+_MATH: dict[str, Any] = {"fastmath": {"reassoc", "contract", "arcp", "nsz"}, "error_model": "numpy"}
+PART: dict[str, Any] = {"nogil": True, **_MATH}
+# Inlined by Numba: called, it would be one of two copies, which LLVM may have compiled otherwise,
+# one in the process that compiles and the other in those that read the cache.
+LOOP: dict[str, Any] = {**PART, "inline": "always"}
 BITS, FLOAT = np.uint16, np.float32
 UINT, INT, LONG = np.uint32, np.int32, np.int64
 LOG2_E = FLOAT(1.4426950408889634)
@@ -44,11 +44,11 @@ def compiled(loop: Any) -> Any:
     """Decorator: a function of a job as machine code, from the cache if it was compiled before."""
     signature = types.void(types.CPointer(types.int64))
     try:
-        return cfunc(signature, cache=True)(loop)
+        return cfunc(signature, cache=True, **_MATH)(loop)
     except RuntimeError as error:
         if "no locator" not in str(error):  # of a place for the cache: nothing can be written
             raise
-        return cfunc(signature)(loop)
+        return cfunc(signature, **_MATH)(loop)
 
 
 def run(loop: Any, *arrays: Tensor) -> None:
@@ -83,14 +83,14 @@ def _pointer(_context: Any, address: Any) -> Any:
     return types.voidptr(address), code
 
 
-@njit(**LOOP)
+@njit(**PART)
 def share(n: Any) -> Any:
     """This thread's part of n rows, from and to."""
     thread, threads = _thread(), _threads()
     return n * thread // threads, n * (thread + 1) // threads  # type: ignore[operator]
 
 
-@njit(**LOOP)
+@njit(**PART)
 def rows(job: Any, number: Any, dtype: Any) -> Any:
     """An array of the job, [n, d]."""
     at = _HEAD + _FIELDS * number
@@ -141,7 +141,7 @@ def _same_as(x: Any, like: Any) -> Any:  # noqa: ARG001
     return x
 
 
-@njit(**LOOP)
+@njit(**PART)
 def order(x: Any) -> Any:
     """int32 in the order of the float32 that they are made of.
 
@@ -151,14 +151,14 @@ def order(x: Any) -> Any:
     return INT(bits ^ INT(INT(bits >> INT(31)) & INT(0x7FFFFFFF)))
 
 
-@njit(**LOOP)
+@njit(**PART)
 def of_order(order: Any) -> Any:
     """The float32 of an `order`."""
     bits = INT(order ^ INT(INT(order >> INT(31)) & INT(0x7FFFFFFF)))
     return INT(bits).view(np.float32)
 
 
-@njit(**LOOP)
+@njit(**PART)
 def exp2(x: Any) -> Any:
     """2^x for x < 128, with a relative error of 2e-7; 2^-126 for what is less than -126.
 
@@ -176,7 +176,7 @@ def exp2(x: Any) -> Any:
     return np.int32(FLOAT(p).view(np.int32) + exponent).view(np.float32)
 
 
-@njit(**LOOP)
+@njit(**PART)
 def sigmoid(x: Any) -> Any:
     """1 / (1 + e^-x)."""
     exponent = -x * LOG2_E
