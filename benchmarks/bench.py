@@ -5,7 +5,7 @@
 
 Every measurement is a process of its own (`systems.py`); systems take turns, the order alternates
 from round to round, and a figure is the median of the rounds. What takes minutes (the port, and
-everything in float32) takes part in every third round. Writes `benchmarks/results.json`.
+everything in float32) takes part in every fifth round. Writes `benchmarks/results.json`.
 
 On a machine that others use, set OMP_NUM_THREADS=1: seconds are then the processor's.
 """
@@ -44,7 +44,7 @@ from tallrec.types import Sample
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
 SHOTS, MAX_TOKENS, BLOCK = 64, 512, 10
-SELDOM = 3  # rounds from one measurement in float32 to the next
+SELDOM = 5  # rounds from one measurement in float32 to the next
 # Root mean square of log-odds, against float32 alone.
 EQUAL = {"float32": 0.02, "bfloat16": 0.1, "int8": 0.2}
 

@@ -40,14 +40,14 @@ MOST_ROWS = {
     ("port", "tune"): 32,
     ("port-8", "tune"): 16,
     ("port", "score"): 32,
-    ("port", "rank"): 64,
+    ("port", "rank"): 32,
     ("tuned-hf", "tune"): 32,
-    ("trl", "tune"): 32,
+    ("trl", "tune"): 16,
     ("tuned-hf", "score"): 64,
-    ("tuned-hf", "rank"): 128,
+    ("tuned-hf", "rank"): 64,
     ("llama.cpp", "score"): 64,
-    ("llama.cpp", "rank"): 512,
-    ("hf-cache", "rank"): 1024,
+    ("llama.cpp", "rank"): 256,
+    ("hf-cache", "rank"): 512,
 }
 HF_BATCH = 16  # the best of 8, 16, 32 here
 CACHE_BATCH = 64
