@@ -82,10 +82,16 @@ def test_common_length(one, other, n):
     assert common_length(one, other) == n
 
 
-@given(ROWS, st.integers(1, 40))
-@example(LONG, 64)
-def test_a_multiple_of_tokens(rows, multiple):
-    tree = build_tree(rows, multiple=multiple)
+@given(ROWS)
+@example(CATALOGUE)
+@example(LONG)
+def test_few_sizes(rows):
+    tree = build_tree(rows, few_sizes=True)
     check(tree, rows)
-    assert 0 <= len(tree.ids_n) - len(build_tree(rows).ids_n) < multiple
-    assert len(tree.ids_n) % multiple == 0
+    n = len(build_tree(rows).ids_n)
+    assert n <= len(tree.ids_n) <= n * 17 / 16
+
+
+def test_rows_that_differ_by_a_few_tokens_make_batches_of_one_size():
+    sizes = {len(build_tree([[0] * n, [1] * 600], few_sizes=True).ids_n) for n in range(590, 616)}
+    assert sizes == {1216}

@@ -144,8 +144,7 @@ def test_collate():
         "targets_n": [True, False, False],
     }
     shared = collate(rows, "answers", by_tree=True)
-    assert shared["plan"].tree.ids_n.tolist()[:5] == [5, 6, 7, 8, 9]
-    assert len(shared["plan"].tree.ids_n) == 64  # batches are of few sizes
+    assert shared["plan"].tree.ids_n.tolist() == [5, 6, 7, 8, 9]
     assert shared["at_n"].tolist() == [0, 2, 0]
     every = collate(rows, "all-tokens", by_tree=False)
     assert every["at_n2"].tolist() == [[0, 0], [0, 1], [0, 2], [1, 0]]

@@ -21,10 +21,6 @@ if TYPE_CHECKING:
 
 # Shape letters as in `tallrec.llm.scoring`.
 
-# torch's libraries compile a product for each number of rows, and a tensor takes the place of a
-# freed one only if that is as large.
-_MULTIPLE = 64
-
 
 def answer_loss(model: PeftModel, batch: dict[str, Any], answers: Answers) -> Tensor:
     """Binary cross-entropy of the log-odds at every answer position of the rows.
@@ -96,6 +92,6 @@ def collate(rows: Sequence[TokenRow], loss: str, *, by_tree: bool) -> dict[str, 
     ids = [row.ids for row in rows]
     if not by_tree:
         return {"ids_bt": pad(ids), "at_n2": torch.tensor(at), "targets_n": targets_n}
-    tree = build_tree(ids, multiple=_MULTIPLE)
+    tree = build_tree(ids, few_sizes=True)
     at_n = torch.tensor([int(tree.paths[b][t]) for b, t in at])
     return {"plan": Plan(tree), "at_n": at_n, "targets_n": targets_n}

@@ -92,14 +92,18 @@ def common_length(one: list[int], other: list[int]) -> int:
     return next(i for i in range(n) if one[i] != other[i])
 
 
-def build_tree(rows: Sequence[list[int]], kept: Sequence[int] = (), multiple: int = 1) -> Tree:
+def build_tree(
+    rows: Sequence[list[int]], kept: Sequence[int] = (), *, few_sizes: bool = False
+) -> Tree:
     """Lays rows out as a trie.
 
     Args:
         rows: Token rows, none empty.
         kept: Tokens of which keys and values are kept; the least of the rows begins with them.
-        multiple: Of which the flat batch has a number of tokens: the last row goes on, unread, so
-            that batches are of few sizes.
+        few_sizes: Lets the last row go on, unread, by a sixteenth of the tokens at most, so that
+            batches of similar rows have the same number of them. Torch's libraries compile a
+            product for each number, and a tensor takes the place of a freed one only if that is as
+            large.
 
     Returns:
         The flat batch: the tokens of the rows that are not kept.
@@ -124,7 +128,8 @@ def build_tree(rows: Sequence[list[int]], kept: Sequence[int] = (), multiple: in
         else:  # the row goes on where the one before it ends
             leaves[-1] = path
         before = row
-    if left := -len(flat) % multiple:
+    step = 1 << max(0, (len(flat) // 16).bit_length() - 1)
+    if few_sizes and (left := -len(flat) % step):
         leaves[-1] = np.concatenate([leaves[-1], len(kept) + len(flat) + np.arange(left)])
         positions.append(np.arange(len(before), len(before) + left))
         flat += before[-1:] * left
