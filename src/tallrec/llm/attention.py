@@ -256,9 +256,7 @@ def tree_attention(
     Raises:
         NotImplementedError: If the model's attention is of another kind.
     """
-    unknown = [
-        name for name in ("softcap", "s_aux", "position_bias") if kwargs.get(name) is not None
-    ]
+    unknown = [name for name in _UNKNOWN if kwargs.get(name) is not None]
     if unknown or dropout:
         raise NotImplementedError(f"its attention has {', '.join(unknown) or 'dropout'}")
     q_nhd, k_ngd, v_ngd = (x[0].transpose(0, 1) for x in (query, key, value))
