@@ -1,7 +1,8 @@
 """Attention over a `Tree`, through transformers' attention interface.
 
-The scores of a block are batched matrix products, which in bfloat16 on a CPU take less than half
-the time of torch's fused attention. Gradients compute them again; nothing of their size is stored.
+On a GPU that is FlexAttention (`tallrec.llm.flex`). Elsewhere the scores of a block are batched
+matrix products, which in bfloat16 on a CPU take less than half the time of torch's fused attention.
+Gradients compute them again; nothing of their size is stored.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
+from tallrec.llm import flex
 from tallrec.llm.fused import kernels_for
 from tallrec.llm.tree import Block, Tree
 
 if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
     from transformers import PreTrainedModel
 
 # Shape letters: n flat tokens, c kept and flat tokens, h heads, g heads of keys, d width of a head;
@@ -171,6 +174,13 @@ class Plan:
     ) -> None:
         self.tree, self.memory, self.keep = tree, memory, keep
         self._rows: dict[tuple[int, int], tuple[list[_Rows], Tensor]] = {}
+        self._masks: dict[torch.device, BlockMask] = {}
+
+    def mask(self, device: torch.device) -> BlockMask:
+        """What each token sees, for FlexAttention."""
+        if device not in self._masks:
+            self._masks[device] = flex.tree_mask(self.tree, device)
+        return self._masks[device]
 
     def rows(self, q_nhd: Tensor, k_cgd: Tensor) -> tuple[list[_Rows], Tensor]:
         """The blocks' rows, and for each row of [n h, d] which of all their queries it is."""
@@ -263,7 +273,12 @@ def tree_attention(
     if tree.memory is not None:
         k_ngd, v_ngd = tree.remember(cast("int", module.layer_idx), k_ngd, v_ngd)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    out_nhd: Tensor = _TreeAttention.apply(q_nhd, k_ngd, v_ngd, tree, scaling)  # type: ignore[no-untyped-call]
+    heads = q_nhd.shape[1], k_ngd.shape[1], q_nhd.shape[2]
+    if flex.works(query.device, query.dtype, *heads):
+        mask = tree.mask(query.device)
+        out_nhd = flex.attend(module, q_nhd, k_ngd, v_ngd, mask, scaling)
+    else:
+        out_nhd = _TreeAttention.apply(q_nhd, k_ngd, v_ngd, tree, scaling)  # type: ignore[no-untyped-call]
     return out_nhd[None], None
 
 
