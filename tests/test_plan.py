@@ -15,9 +15,9 @@ from tallrec.llm.estimate import Setup, scoring_memory, tuning_memory
 from tallrec.llm.forward import decoder_of
 from tallrec.llm.lean import lean_layers
 from tallrec.llm.lora import quick_adapters
-from tallrec.llm.loss import answer_loss, collate
+from tallrec.llm.loss import collate, hidden_of
 from tallrec.llm.shape import read_shape, shape_of
-from tallrec.prompts.answers import Answers, TokenRow
+from tallrec.prompts.answers import TokenRow
 from tallrec.recipe_files import load_recipe
 from tallrec.steps.plan import in_bytes, plan_recipe
 
@@ -46,6 +46,7 @@ def test_a_shape_is_that_of_the_model(backbone, tiny_folder):
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("targets", [("q_proj", "v_proj"), ("all-linear",)])
 def test_activations_are_what_the_backward_pass_keeps(dtype, dropout, targets):
+    """Those of the last layer too, where each token is read."""
     config = LlamaConfig(
         hidden_size=512,
         intermediate_size=1024,
@@ -59,7 +60,8 @@ def test_activations_are_what_the_backward_pass_keeps(dtype, dropout, targets):
         Backbone("random", model, None, ""), dropout=dropout, targets=targets
     ).train()
     ids = np.random.default_rng(0).integers(1, 500, (2, 96)).tolist()
-    batch = collate([TokenRow(row, [9, 90], [True, False]) for row in ids], "answers", by_tree=True)
+    rows = [TokenRow(row, list(range(96)), [True] * 96) for row in ids]
+    batch = collate(rows, "answers", by_tree=True)
     weights = {weight.untyped_storage().data_ptr() for weight in tuned.parameters()}
     kept = {}
 
@@ -72,7 +74,7 @@ def test_activations_are_what_the_backward_pass_keeps(dtype, dropout, targets):
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     trees = attending_by_tree(decoder_of(tuned))
     with quick_adapters(tuned), lean_layers(tuned), trees, hooks:
-        answer_loss(tuned, batch, Answers(5, 9))
+        hidden_of(tuned, batch)
     found = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     setup = Setup(dtype, "none", 1, 8, targets)
     options = {"rows": 2, "tokens": 96, "loss": "answers", "checkpointing": False}

@@ -3,7 +3,10 @@
 import pytest
 import torch
 
+from tallrec.llm.attention import Plan, attending_by_tree
+from tallrec.llm.forward import hidden_by_tree
 from tallrec.llm.lean import _tried, lean_layers
+from tallrec.llm.tree import build_tree
 from tests.llm.architectures import tiny_model
 
 IDS = torch.tensor([[3, 4, 5, 6, 7, 8]])
@@ -38,6 +41,32 @@ def test_gradients_are_the_models_own(name):
     torch.testing.assert_close(lean_logits, logits, atol=1e-5, rtol=1e-5)
     for parameter, gradient in expected.items():
         torch.testing.assert_close(found[parameter], gradient, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "computed"), [("llama", 5), ("qwen2", 5), ("gemma3", 80)])
+def test_the_last_layer_computes_what_is_read(name, computed):
+    """Gemma 3 has more norms in a layer, so that all of its last one is computed."""
+    model = frozen(name)
+    tree = build_tree([[3] * 40 + [i, *range(4, 13)] for i in range(4)])
+    plan, sizes = Plan(tree, read=torch.tensor([1, 39, 49, 59, 79])), []
+    model.model.layers[-1].mlp.down_proj.register_forward_pre_hook(
+        lambda _module, inputs: sizes.append(inputs[0].shape[1])
+    )
+
+    def found():
+        model.zero_grad()
+        with attending_by_tree(model.model):
+            hidden_rd = hidden_by_tree(model, plan)
+            hidden_rd.square().mean().backward()
+        return hidden_rd, [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    plain_rd, plain = found()
+    with lean_layers(model):
+        sizes.clear()
+        hidden_rd, gradients = found()
+    assert sizes == [computed]
+    torch.testing.assert_close(hidden_rd, plain_rd, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(gradients, plain, atol=1e-6, rtol=1e-4)
 
 
 def bytes_kept(model):

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tallrec.llm.tree import build_tree, common_length
+from tallrec.llm.tree import build_tree, common_length, reading
 
 ROWS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), min_size=1, max_size=20)
 CHAIN = [[1] * n for n in range(1, 9)]
@@ -13,23 +14,22 @@ CATALOGUE = [[0] * 70 + [i, i, 3][: 1 + i % 3] for i in range(1, 40)]
 LONG = [[0] * 400, [0] * 300 + [1] * 200, [0] * 5]
 
 
-def seen_by_token(tree):
-    """What each flat token is given to look at, as numbers of `paths`."""
+def seen_in(blocks):
+    """What each query is given to look at, as numbers of `paths`."""
     seen = {}
-    for block in tree.blocks:
+    for block in blocks:
         for m in range(len(block.q_mq)):
             for i in np.flatnonzero(block.real_mq[m]):
                 own = block.k_mk[m, : block.seen_mq[m, i]].tolist()
-                token = int(block.q_mq[m, i]) + tree.n_kept
-                assert token not in seen
-                seen[token] = sorted(block.shared_s.tolist() + own)
+                assert int(block.q_mq[m, i]) not in seen
+                seen[int(block.q_mq[m, i])] = sorted(block.shared_s.tolist() + own)
     return seen
 
 
 def check(tree, rows, kept=()):
     ids = [*kept, *tree.ids_n.tolist()]
     depths = [*range(len(kept)), *tree.positions_n.tolist()]
-    seen = seen_by_token(tree)
+    seen = {query + len(kept): keys for query, keys in seen_in(tree.blocks).items()}
     assert sorted(seen) == list(range(len(kept), len(ids)))
     for row, path in zip(rows, tree.paths, strict=True):
         assert [ids[i] for i in path] == row
@@ -58,6 +58,16 @@ def test_kept_tokens_are_seen_and_not_there(rows, n_kept):
     check(tree, rows, kept)
     prefixes = {tuple(row[:i]) for row in rows for i in range(1, len(row) + 1)}
     assert len(tree.ids_n) == len(prefixes - {tuple(kept[:i]) for i in range(n_kept + 1)})
+
+
+@given(ROWS, st.integers(0, 12), st.sets(st.integers(0, 999), min_size=1))
+@example(CATALOGUE, 30, {0, 1, 60})
+@example(LONG, 0, {0, 5, 350, 399, 400, 599})
+def test_what_is_read_sees_the_same(rows, n_kept, numbers):
+    tree = build_tree(rows, min(rows)[:-1][:n_kept])
+    read = sorted({number % len(tree.ids_n) for number in numbers})
+    every, few = seen_in(tree.blocks), seen_in(reading(tree, torch.tensor(read)))
+    assert few == {place: every[token] for place, token in enumerate(read)}
 
 
 def test_what_a_catalogue_shares_is_looked_at_together():

@@ -145,7 +145,8 @@ def test_collate():
     }
     shared = collate(rows, "answers", by_tree=True)
     assert shared["plan"].tree.ids_n.tolist() == [5, 6, 7, 8, 9]
-    assert shared["at_n"].tolist() == [0, 2, 0]
+    assert shared["plan"].read.tolist() == [0, 2]
+    assert shared["at_n"].tolist() == [0, 1, 0]
     every = collate(rows, "all-tokens", by_tree=False)
     assert every["at_n2"].tolist() == [[0, 0], [0, 1], [0, 2], [1, 0]]
     assert every["targets_n"].tolist() == [6, 7, 8, 9]

@@ -19,7 +19,7 @@ from transformers import AttentionInterface
 
 from tallrec.llm import flex
 from tallrec.llm.fused import kernels_for
-from tallrec.llm.tree import Block, Tree
+from tallrec.llm.tree import Block, Tree, reading
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -167,13 +167,18 @@ class Plan:
         memory: By layer, keys and values of the tree's kept tokens; those of `keep` take their
             place. Without it nothing is kept.
         keep: Which tokens to keep, counted as in `Tree.paths`.
+        read: Flat tokens of which last hidden states are wanted, in ascending order; else of all.
     """
 
     def __init__(
-        self, tree: Tree, memory: Memory | None = None, keep: Tensor | None = None
+        self,
+        tree: Tree,
+        memory: Memory | None = None,
+        keep: Tensor | None = None,
+        read: Tensor | None = None,
     ) -> None:
-        self.tree, self.memory, self.keep = tree, memory, keep
-        self._rows: dict[tuple[int, int], tuple[list[_Rows], Tensor]] = {}
+        self.tree, self.memory, self.keep, self.read = tree, memory, keep, read
+        self._rows: dict[tuple[int, ...], tuple[list[_Rows], Tensor]] = {}
         self._masks: dict[torch.device, BlockMask] = {}
 
     def mask(self, device: torch.device) -> BlockMask:
@@ -183,11 +188,16 @@ class Plan:
         return self._masks[device]
 
     def rows(self, q_nhd: Tensor, k_cgd: Tensor) -> tuple[list[_Rows], Tensor]:
-        """The blocks' rows, and for each row of [n h, d] which of all their queries it is."""
-        h, g = key = (q_nhd.shape[1], k_cgd.shape[1])
+        """The blocks' rows, and for each row of [n h, d] which of all their queries it is.
+
+        Queries are those of all flat tokens, or of those alone that are read.
+        """
+        n, h, g = key = (*q_nhd.shape[:2], k_cgd.shape[1])
         if key not in self._rows:
-            blocks = [_Rows(block, h, g, q_nhd) for block in self.tree.blocks]
-            back = torch.empty(len(self.tree.ids_n) * h, dtype=torch.long)
+            some = self.read is not None and n < len(self.tree.ids_n)
+            chosen = reading(self.tree, cast("Tensor", self.read)) if some else self.tree.blocks
+            blocks = [_Rows(block, h, g, q_nhd) for block in chosen]
+            back = torch.empty(n * h, dtype=torch.long)
             offset = 0
             for rows in blocks:
                 places = torch.arange(offset, offset + len(rows.q))

@@ -70,7 +70,7 @@ def _tiles(ends_c: Tensor, n_kept: int) -> tuple[Tensor, Tensor]:
 
 
 def _listed(chosen_ij: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """How many tiles are chosen for each tile of queries, and all of them, the chosen ones first."""
+    """For each tile of queries how many are chosen, and all of them, the chosen ones first."""
     order_ij = chosen_ij.int().argsort(dim=1, descending=True, stable=True)
     lists = chosen_ij.sum(1)[None, None], order_ij[None, None]
     return lists[0].int().to(device), lists[1].int().to(device)

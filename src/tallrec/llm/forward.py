@@ -54,7 +54,10 @@ def hidden_at(model: PreTrainedModel | PeftModel, ids_bt: Tensor, at_n2: Tensor)
 
 
 def hidden_by_tree(model: PreTrainedModel | PeftModel, plan: Plan) -> Tensor:
-    """Last hidden states of all tokens of a tree, hidden_nd; inside `attending_by_tree`."""
+    """Last hidden states of a plan's tokens, hidden_nd, or of those it reads, hidden_rd.
+
+    Inside `attending_by_tree`. Inside `lean_layers` the last layer may compute no others.
+    """
     decoder, tree = decoder_of(model), plan.tree
     output = decode(
         base_of(model),
@@ -63,7 +66,10 @@ def hidden_by_tree(model: PreTrainedModel | PeftModel, plan: Plan) -> Tensor:
         use_cache=False,
         tree=plan,
     )
-    return cast("Tensor", output.last_hidden_state)[0]
+    hidden: Tensor = output.last_hidden_state[0]
+    if plan.read is None or len(hidden) == len(plan.read):
+        return hidden
+    return hidden[plan.read]
 
 
 def takes_trees(model: PreTrainedModel | PeftModel, longest: int) -> bool:
@@ -189,8 +195,10 @@ def _last_by_tree(
             stop = _batch_end(n_new, start, batch_tokens)
             tree = build_tree(ordered[start:stop], kept=ordered[start][: alike[start]])
             keep = tree.paths[-1][: alike[stop]] if stop < len(order) else tree.paths[-1][:0]
-            hidden_nd = hidden_by_tree(model, Plan(tree, memory, torch.from_numpy(keep)))
-            yield order[start:stop], hidden_nd[[path[-1] - tree.n_kept for path in tree.paths]]
+            ends = [path[-1] - tree.n_kept for path in tree.paths]
+            read, at = np.unique(ends, return_inverse=True)
+            plan = Plan(tree, memory, torch.from_numpy(keep), torch.from_numpy(read))
+            yield order[start:stop], hidden_by_tree(model, plan)[at]
             start = stop
 
 

@@ -2,7 +2,7 @@
 
 Of a layer's activations, most of what torch keeps for gradients can be had again for next to
 nothing: a norm's input in float32, the activation of a gate. Here the inputs alone are kept, in the
-model's dtype.
+model's dtype. Of the last layer, all but keys and values is computed only where it is read.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers.activations import SiLUActivation
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from tallrec.llm.forward import decoder_of
 from tallrec.llm.fused import kernels_for
 from tallrec.llm.sharding import is_sharded
 
@@ -32,6 +33,7 @@ _tried: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 _GATED = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 _SILU = (nn.SiLU, SiLUActivation)
 _ATTENDING = {"q_proj", "k_proj", "v_proj", "o_proj"}
+_LAYER = {"input_layernorm", "self_attn", "post_attention_layernorm", "mlp"}
 
 
 class _Norm(torch.autograd.Function):
@@ -115,15 +117,21 @@ def _attention(
     position_embeddings: tuple[Tensor, Tensor],
     attention_mask: Tensor | None = None,
     past_key_values: Any = None,
+    read: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Llama's attention, as many families have it."""
-    heads = (*hidden_states.shape[:-1], -1, module.head_dim)
-    query, key, value = (
-        projection(hidden_states).view(heads)
-        for projection in (module.q_proj, module.k_proj, module.v_proj)
+    """Llama's attention, as many families have it; `read` are the only tokens that look."""
+    key, value = (
+        projection(hidden_states).unflatten(-1, (-1, module.head_dim))
+        for projection in (module.k_proj, module.v_proj)
     )
-    query, key = (_Rotated.apply(x, *position_embeddings) for x in (query, key))  # type: ignore[no-untyped-call]
+    key = _Rotated.apply(key, *position_embeddings)  # type: ignore[no-untyped-call]
+    if read is not None:
+        hidden_states = hidden_states.index_select(1, read)
+        cos, sin = position_embeddings
+        position_embeddings = cos.index_select(1, read), sin.index_select(1, read)
+    query = module.q_proj(hidden_states).unflatten(-1, (-1, module.head_dim))
+    query = _Rotated.apply(query, *position_embeddings)  # type: ignore[no-untyped-call]
     query, key, value = (x.transpose(1, 2) for x in (query, key, value))
     if past_key_values is not None:
         key, value = past_key_values.update(key, value, module.layer_idx)
@@ -141,6 +149,18 @@ def _attention(
     return module.o_proj(output.flatten(2)), weights
 
 
+def _last_layer(module: Any, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+    """A layer of Llama; after keys and values only for the tokens that a tree's plan reads."""
+    normed = module.input_layernorm(hidden_states)
+    read = getattr(kwargs.get("tree"), "read", None)
+    if read is not None and len(read) < hidden_states.shape[1]:
+        kwargs["read"] = read
+        hidden_states = hidden_states.index_select(1, read)
+    hidden_states = hidden_states + module.self_attn(hidden_states=normed, **kwargs)[0]
+    gated: Tensor = module.mlp(module.post_attention_layernorm(hidden_states))
+    return hidden_states + gated
+
+
 def _leaner(module: Any) -> Callable[..., Any] | None:
     """What can take the place of a module's forward pass, if anything."""
     children = dict(module.named_children()).keys()
@@ -153,17 +173,33 @@ def _leaner(module: Any) -> Callable[..., Any] | None:
         return _gated if _agree(module, _gated, gate.weight, gate.in_features) else None
     rotates = children == _ATTENDING and hasattr(module, "head_dim")
     if rotates and kernels_for(module.q_proj.weight):
-        query, angles = module.q_proj, torch.linspace(0, 6, module.head_dim).view(1, 2, -1)
-        angles = angles.repeat(1, 1, 2).to(query.weight.dtype)
-        rotation = angles.cos(), angles.sin()
-        alike = _agree(module, _attention, query.weight, query.in_features, rotation)
-        return _attention if alike else None
+        return _attention if _agree_rotated(module, _attention, module) else None
     return None
+
+
+def _leaner_last(
+    model: PreTrainedModel | PeftModel, leaner: dict[nn.Module, Any]
+) -> nn.Module | None:
+    """The last layer, if it can leave out what is not read."""
+    layers = getattr(decoder_of(model), "layers", None)
+    if not layers or dict(layers[-1].named_children()).keys() != _LAYER:
+        return None
+    attention = layers[-1].self_attn
+    can = leaner.get(attention) is _attention and _agree_rotated(layers[-1], _last_layer, attention)
+    return layers[-1] if can else None
+
+
+def _agree_rotated(module: nn.Module, leaner: Callable[..., Any], attention: Any) -> bool:
+    query, angles = attention.q_proj, torch.linspace(0, 6, attention.head_dim).view(1, 2, -1)
+    angles = angles.repeat(1, 1, 2).to(query.weight.dtype)
+    rotation = angles.cos(), angles.sin()
+    more = {"position_embeddings": rotation, "attention_mask": None}
+    return _agree(module, leaner, query.weight, query.in_features, **more)
 
 
 @torch.no_grad()
 def _agree(
-    module: nn.Module, leaner: Callable[..., Any], weight: Tensor, width: int, *more: Any
+    module: nn.Module, leaner: Callable[..., Any], weight: Tensor, width: int, **more: Any
 ) -> bool:
     """Tried once on a few numbers: families differ in what they do under the same names."""
     if module not in _tried:
@@ -172,7 +208,7 @@ def _agree(
         was_training = module.training
         module.eval()
         try:
-            ours, own = leaner(module, x, *more), module(x, *more)
+            ours, own = leaner(module, x, **more), module(x, **more)
             if isinstance(own, tuple):
                 ours, own = ours[0], own[0]
             allowed = 4 * torch.finfo(own.dtype).eps * own.float().norm()
@@ -196,6 +232,8 @@ def lean_layers(model: PreTrainedModel | PeftModel) -> Iterator[None]:
         for module in (() if is_sharded(model) else model.modules())
         if "forward" not in vars(module) and (leaner := _leaner(module))
     }
+    if last := _leaner_last(model, modules):
+        modules[last] = _last_layer
     for module, leaner in modules.items():
         module.forward = partial(leaner, module)
     try:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -79,8 +80,8 @@ def collate(rows: Sequence[TokenRow], loss: str, *, by_tree: bool) -> dict[str, 
         by_tree: Whether rows share what they begin with alike.
 
     Returns:
-        `targets_n`; and by tree `plan` and `at_n`, places in it, else `ids_bt` and `at_n2`, row
-        and position.
+        `targets_n`; and by tree `plan` and `at_n`, places in what it reads, else `ids_bt` and
+        `at_n2`, row and position.
     """
     if loss == "answers":
         at = [(b, position) for b, row in enumerate(rows) for position in row.positions]
@@ -93,5 +94,6 @@ def collate(rows: Sequence[TokenRow], loss: str, *, by_tree: bool) -> dict[str, 
     if not by_tree:
         return {"ids_bt": pad(ids), "at_n2": torch.tensor(at), "targets_n": targets_n}
     tree = build_tree(ids, few_sizes=True)
-    at_n = torch.tensor([int(tree.paths[b][t]) for b, t in at])
-    return {"plan": Plan(tree), "at_n": at_n, "targets_n": targets_n}
+    read, at_n = np.unique([tree.paths[b][t] for b, t in at], return_inverse=True)
+    plan = Plan(tree, read=torch.from_numpy(read))
+    return {"plan": plan, "at_n": torch.from_numpy(at_n), "targets_n": targets_n}
