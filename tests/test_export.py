@@ -166,7 +166,8 @@ def test_what_was_read_from_a_gguf_file_goes_back_into_one(planted_run, samples,
     with llama_server(out / "run.gguf") as address:
         found = served(address, read_card(out), few)
     np.testing.assert_allclose(found, scores, atol=0.25)  # bfloat16 moves log-odds by up to 0.1
-    assert spearmanr(found, scores).statistic >= 0.95
+    # Not of ranks: among twelve, two that are nearer than bfloat16 tells apart count for much.
+    assert np.corrcoef(found, scores)[0, 1] >= 0.99
 
     adapter = tmp_path / "adapter"
     export_run(run.path, "peft", adapter, say=silent)
