@@ -1,11 +1,12 @@
 """Speed and memory of tallrec beside what its users would write otherwise.
 
     make bench                                  all of it, about an hour on two cores
-    python benchmarks/bench.py --tasks score    the same in parts: other tasks' results are kept
+    python benchmarks/bench.py --tasks score    the same in parts: other results are kept
 
 Every measurement is a process of its own (`systems.py`); systems take turns, the order alternates
 from round to round, and a figure is the median of the rounds. What takes minutes (the port, and
-everything in float32) takes part in every fifth round. Writes `benchmarks/results.json`.
+everything in float32) takes part in every fifth round. Writes `benchmarks/results.json`, where
+results of other tasks and other machines stay.
 
 On a machine that others use, set OMP_NUM_THREADS=1: seconds are then the processor's.
 """
@@ -265,7 +266,11 @@ def main() -> None:
     chosen = [TASKS[name] for name in options.tasks.split(",")]
     before = json.loads(options.out.read_text()) if options.out.exists() else []
     names = {task.name for task in chosen}
-    found: list[dict] = [result for result in before if result["name"] not in names]
+
+    def is_new(result: dict) -> bool:
+        return result["name"] in names and result["machine"] == machine()
+
+    found: list[dict] = [result for result in before if not is_new(result)]
     with tempfile.TemporaryDirectory(prefix="tallrec-benchmark-") as temporary:
         folder = Path(temporary)
         backbone, rate = prepare(folder, options.rows), gemm_rate()
@@ -273,11 +278,11 @@ def main() -> None:
             found += results(task, rounds(task, options.repeats, folder))
             options.out.write_text(json.dumps(found, indent=1) + "\n")
         print(f"\n{machine()}; bfloat16 GEMM {rate:.0f} GFLOP/s")
-        show_work(folder, backbone, rate, [r for r in found if r["name"] in names])
+        show_work(folder, backbone, rate, [result for result in found if is_new(result)])
     print(
         f"\n{'task':22} {'against':18} {'dtype':9} {'ratio':>6} {'ours':>9} {'theirs':>9} peak MiB"
     )
-    for result in found:
+    for result in filter(is_new, found):
         print(
             f"{result['name']:22} {result['opponent_name']:18} {result['dtype']:9} "
             f"{result['ratio']:6.2f} {result['ours']:9.2f} {result['opponent']:9.2f} "

@@ -7,10 +7,14 @@ it prints. Opponents are written as their users would write them: here, in `tune
 
 from __future__ import annotations
 
+import sys
+
+if sys.argv[1] == "tallrec":  # comes with TRL, not with tallrec; Trainer imports it if it is there
+    sys.modules["datasets"] = None  # type: ignore[assignment]
+
 import json
 import math
 import resource
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial

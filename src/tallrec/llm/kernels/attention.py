@@ -10,13 +10,13 @@ from numba import njit
 from torch import Tensor
 
 from tallrec.llm.kernels.native import (
-    BITS,
     FLOAT,
     INT,
     LOG2_E,
     LONG,
     LOOP,
     compiled,
+    either,
     exp2,
     narrow,
     of_order,
@@ -70,10 +70,7 @@ def _softmax(job: Any, dtype: Any) -> None:
 
 @compiled
 def _softmax_loop(job: Any) -> None:
-    if job[0]:
-        _softmax(job, FLOAT)
-    else:
-        _softmax(job, BITS)
+    either(_softmax, job)
 
 
 def softmax_(own: Tensor, shared: Tensor, seen: Tensor, scaling: float) -> None:
@@ -111,10 +108,7 @@ def _softmax_backward(job: Any, dtype: Any) -> None:
 
 @compiled
 def _softmax_backward_loop(job: Any) -> None:
-    if job[0]:
-        _softmax_backward(job, FLOAT)
-    else:
-        _softmax_backward(job, BITS)
+    either(_softmax_backward, job)
 
 
 def softmax_backward_(
@@ -136,10 +130,7 @@ def _add_rows(job: Any, dtype: Any) -> None:
 
 @compiled
 def _add_rows_loop(job: Any) -> None:
-    if job[0]:
-        _add_rows(job, FLOAT)
-    else:
-        _add_rows(job, BITS)
+    either(_add_rows, job)
 
 
 def add_rows_(total_nd: Tensor, places: Tensor, part: Tensor) -> None:

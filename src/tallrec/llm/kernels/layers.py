@@ -10,13 +10,13 @@ from numba import njit
 from torch import Tensor
 
 from tallrec.llm.kernels.native import (
-    BITS,
     FLOAT,
     LONG,
     LOOP,
     PART,
     UINT,
     compiled,
+    either,
     narrow,
     rows,
     run,
@@ -44,10 +44,7 @@ def _norm(job: Any, dtype: Any) -> None:
 
 @compiled
 def _norm_loop(job: Any) -> None:
-    if job[0]:
-        _norm(job, FLOAT)
-    else:
-        _norm(job, BITS)
+    either(_norm, job)
 
 
 def norm(x: Tensor, weight_d: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
@@ -77,10 +74,7 @@ def _norm_backward(job: Any, dtype: Any) -> None:
 
 @compiled
 def _norm_backward_loop(job: Any) -> None:
-    if job[0]:
-        _norm_backward(job, FLOAT)
-    else:
-        _norm_backward(job, BITS)
+    either(_norm_backward, job)
 
 
 def norm_backward(grad: Tensor, x: Tensor, weight_d: Tensor, scale: Tensor) -> Tensor:
@@ -103,10 +97,7 @@ def _gated(job: Any, dtype: Any) -> None:
 
 @compiled
 def _gated_loop(job: Any) -> None:
-    if job[0]:
-        _gated(job, FLOAT)
-    else:
-        _gated(job, BITS)
+    either(_gated, job)
 
 
 def gated(gate: Tensor, up: Tensor) -> Tensor:
@@ -133,10 +124,7 @@ def _gated_backward(job: Any, dtype: Any) -> None:
 
 @compiled
 def _gated_backward_loop(job: Any) -> None:
-    if job[0]:
-        _gated_backward(job, FLOAT)
-    else:
-        _gated_backward(job, BITS)
+    either(_gated_backward, job)
 
 
 def gated_backward(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
@@ -171,10 +159,7 @@ def _rotated(job: Any, dtype: Any) -> None:
 
 @compiled
 def _rotated_loop(job: Any) -> None:
-    if job[0]:
-        _rotated(job, FLOAT)
-    else:
-        _rotated(job, BITS)
+    either(_rotated, job)
 
 
 def rotated(x_bthd: Tensor, cos_btd: Tensor, sin_btd: Tensor, sign: float = 1.0) -> Tensor:
@@ -212,10 +197,7 @@ def _without(job: Any, dtype: Any) -> None:
 
 @compiled
 def _without_loop(job: Any) -> None:
-    if job[0]:
-        _without(job, FLOAT)
-    else:
-        _without(job, BITS)
+    either(_without, job)
 
 
 def without(x: Tensor, seed: int, p: float) -> Tensor:

@@ -98,6 +98,15 @@ def rows(job: Any, number: Any, dtype: Any) -> Any:
     return carray(address, (job[at + 1], job[at + 2]), dtype)
 
 
+@njit(**LOOP)
+def either(loop: Any, job: Any) -> None:
+    """Runs a loop of a job and a dtype on arrays of the model's."""
+    if job[0]:
+        loop(job, FLOAT)
+    else:
+        loop(job, BITS)
+
+
 def wide(x: Any) -> Any:
     """A number of the model's dtype as a float32."""
     raise NotImplementedError
