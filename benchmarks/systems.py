@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import sys
 
-if (
-    sys.argv[1] == "tallrec"
-):  # they come with TRL, not with tallrec, and are imported where they are
+if sys.argv[1] == "tallrec":  # these come with TRL, and libraries import them where they are
     sys.modules |= dict.fromkeys(("datasets", "pandas", "pyarrow"))  # type: ignore[arg-type]
 
 import json

@@ -84,27 +84,6 @@ class _Run:
         return len(self.path) - self.shared
 
 
-def reading(tree: Tree, read_r: Tensor) -> list[Block]:
-    """The blocks with fewer queries, numbered as in `read_r`, flat tokens in ascending order."""
-    place_n = torch.full((len(tree.ids_n),), -1)
-    place_n[read_r] = torch.arange(len(read_r))
-    return [read for block in tree.blocks if (read := _reading(block, place_n))]
-
-
-def _reading(block: Block, place_n: Tensor) -> Block | None:
-    """The block with the queries alone that have a place, and the runs that have such queries."""
-    place_mq = place_n[block.q_mq].masked_fill(~block.real_mq, -1)
-    most = int((place_mq >= 0).sum(1).max())
-    if not most:
-        return None
-    first_mq = (place_mq < 0).int().argsort(dim=1, stable=True)[:, :most]
-    runs = (place_mq >= 0).any(1)
-    q_mq, seen_mq = (x.gather(1, first_mq)[runs] for x in (place_mq, block.seen_mq))
-    real_mq, k_mk = q_mq >= 0, block.k_mk[runs]
-    seen_mq = seen_mq.masked_fill(~real_mq, k_mk.shape[1])
-    return Block(q_mq.clamp(min=0), real_mq, k_mk, seen_mq, block.shared_s)
-
-
 def common_length(one: list[int], other: list[int]) -> int:
     """How many tokens two rows begin with alike."""
     n = min(len(one), len(other))
@@ -227,3 +206,24 @@ def _block(runs: list[_Run], n_kept: int) -> Block:
     seen_mq = np.where(real_mq, at_q + (n_k - n_q)[:, None] + 1, k_mk.shape[1])
     arrays = q_mq, real_mq, k_mk, seen_mq, runs[0].path[: runs[0].shared]
     return Block(*map(torch.from_numpy, arrays))
+
+
+def reading(tree: Tree, read_r: Tensor) -> list[Block]:
+    """The blocks with fewer queries, numbered as in `read_r`, flat tokens in ascending order."""
+    place_n = torch.full((len(tree.ids_n),), -1)
+    place_n[read_r] = torch.arange(len(read_r))
+    return [read for block in tree.blocks if (read := _reading(block, place_n))]
+
+
+def _reading(block: Block, place_n: Tensor) -> Block | None:
+    """The block with the queries alone that have a place, and the runs that have such queries."""
+    place_mq = place_n[block.q_mq].masked_fill(~block.real_mq, -1)
+    most = int((place_mq >= 0).sum(1).max())
+    if not most:
+        return None
+    first_mq = (place_mq < 0).int().argsort(dim=1, stable=True)[:, :most]
+    runs = (place_mq >= 0).any(1)
+    q_mq, seen_mq = (x.gather(1, first_mq)[runs] for x in (place_mq, block.seen_mq))
+    real_mq, k_mk = q_mq >= 0, block.k_mk[runs]
+    seen_mq = seen_mq.masked_fill(~real_mq, k_mk.shape[1])
+    return Block(q_mq.clamp(min=0), real_mq, k_mk, seen_mq, block.shared_s)
