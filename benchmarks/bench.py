@@ -59,17 +59,18 @@ class Task:
     dtypes: tuple[str, ...] = ("bfloat16",)
 
 
+READING = ("bfloat16", "int8")
 PORT, PORT_8 = ("port", "float32"), ("port-8", "float32")
 HF, CACHE = ("tuned-hf", "bfloat16"), ("hf-cache", "bfloat16")
 LLAMA = (("llama.cpp", "bfloat16"), ("llama.cpp", "int8"))
 TASKS = {
     "tune": Task("tune-paper", (PORT, PORT_8, HF, ("trl", "bfloat16")), ("bfloat16", "float32")),
-    "score": Task("score-paper", (PORT, HF, *LLAMA), ("bfloat16", "float32")),
-    "rank": Task("rank-paper", (PORT, HF, CACHE, *LLAMA), ("bfloat16", "float32")),
+    "score": Task("score-paper", (PORT, HF, *LLAMA), (*READING, "float32")),
+    "rank": Task("rank-paper", (PORT, HF, CACHE, *LLAMA), (*READING, "float32")),
     "tune-timeline": Task("tune-timeline", (HF,)),
-    "score-timeline": Task("score-timeline", (HF,)),
-    "score-timeline-blocks": Task("score-timeline-blocks", (HF,)),
-    "rank-timeline": Task("rank-timeline", (HF, CACHE)),
+    "score-timeline": Task("score-timeline", (HF,), READING),
+    "score-timeline-blocks": Task("score-timeline-blocks", (HF,), READING),
+    "rank-timeline": Task("rank-timeline", (HF, CACHE), READING),
 }
 
 

@@ -69,9 +69,11 @@ class Measured:
 
 
 def tallrec_score(work: Work) -> Callable[[], list[float]]:
-    backbone = load_backbone(work.folder / "model", name="bench", dtype=work.dtype)
+    int8 = work.dtype == "int8"  # of the products; what is between them is in bfloat16
+    dtype = "bfloat16" if int8 else work.dtype
+    backbone = load_backbone(work.folder / "model", name="bench", dtype=dtype)
     model = load_adapter(backbone, work.folder / "adapter")
-    return lambda: score_rows(model, work.rows, work.answers).tolist()
+    return lambda: score_rows(model, work.rows, work.answers, int8=int8).tolist()
 
 
 @torch.no_grad()

@@ -98,6 +98,10 @@ def test_known_sizes_of_llama(llama_7b):
     assert 3.5e9 < tuning_memory(shape, on_4, **options, checkpointing=True).weights < 5e9
     scoring = scoring_memory(shape, SETUP, batch_tokens=4096, tokens=512, ordering="log-odds")
     assert scoring.cache == 32 * 2 * 4096 * 2 * 512
+    in_int8 = scoring_memory(
+        shape, SETUP, batch_tokens=4096, tokens=512, ordering="log-odds", int8=True
+    )
+    assert 6.4e9 < in_int8.weights - scoring.weights < 6.6e9
 
 
 def test_what_does_not_fit_is_told_what_would(llama_7b):

@@ -177,6 +177,8 @@ class EvaluationRecipe(_Strict):
     """Bootstrap resamples of the users."""
     batch_tokens: int = Field(4096, ge=16)
     """Tokens in one forward pass."""
+    int8: bool = False
+    """Whether linear layers multiply in eight bits, on CPUs that can (`tallrec.llm.int8`)."""
 
 
 class GaussianProcessRecipe(_Strict):

@@ -112,7 +112,13 @@ def _layer(shape: Shape, setup: Setup, inputs: int) -> float:
 
 
 def scoring_memory(
-    shape: Shape, setup: Setup, *, batch_tokens: int, tokens: int, ordering: str
+    shape: Shape,
+    setup: Setup,
+    *,
+    batch_tokens: int,
+    tokens: int,
+    ordering: str,
+    int8: bool = False,
 ) -> Memory:
     """Memory of scoring with one process, which holds all weights.
 
@@ -122,6 +128,7 @@ def scoring_memory(
         batch_tokens: Tokens in one forward pass.
         tokens: Tokens of a row, at most; of these, keys and values are kept.
         ordering: `log-odds`, or `released`, which computes logits of the whole vocabulary.
+        int8: Whether weights are held in eight bits as well, to multiply with.
     """
     size = BYTES[setup.dtype]
     n = max(batch_tokens, tokens)
@@ -133,7 +140,7 @@ def scoring_memory(
     merged = changed * size if setup.quantize == "none" else 0  # beside the weights as they were
     return Memory(
         runtime=_RUNTIME,
-        weights=_weights(shape, whole) + merged,
+        weights=_weights(shape, whole) + merged + (shape.in_layers if int8 else 0),
         adapter=4 * parameters,
         passing=passing,
         cache=shape.layers * 2 * shape.kv * size * tokens,

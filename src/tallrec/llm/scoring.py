@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from tallrec.llm.forward import base_of, hidden_at, last_hidden
+from tallrec.llm.int8 import int8_products
 from tallrec.llm.lean import lean_layers
 from tallrec.llm.merge import merged
 from tallrec.llm.sharding import put_back, whole
@@ -107,6 +109,7 @@ def score_rows(
     *,
     ordering: str = "log-odds",
     batch_tokens: int = 4096,
+    int8: bool = False,
     on_progress: OnProgress = silent,
 ) -> FloatArray:
     """Scores the target's answer of each row.
@@ -121,6 +124,8 @@ def score_rows(
         answers: The verbalizer.
         ordering: `log-odds`, or `released` (see `released`).
         batch_tokens: Tokens in one forward pass; changes memory and speed, not scores.
+        int8: Whether linear layers multiply in eight bits, where the machine can; see
+            `tallrec.llm.int8`.
         on_progress: Called after each batch with rows done and rows in all.
 
     Returns:
@@ -137,7 +142,8 @@ def score_rows(
     prompts = [row.prompt for row in rows]
     done = 0
     try:
-        with merged(model), lean_layers(model):
+        eight_bits = int8_products(model) if int8 else nullcontext()
+        with merged(model), lean_layers(model), eight_bits:
             for batch, hidden_nd in last_hidden(model, prompts, batch_tokens):
                 batch_scores = ORDERINGS[ordering](model, hidden_nd, answers)
                 scores[batch] = batch_scores.double().cpu().numpy()
@@ -162,6 +168,7 @@ class LlmScorer:
         max_tokens: The longest row; longer ones lose their oldest history.
         ordering: `log-odds` or `released`.
         batch_tokens: Tokens in one forward pass.
+        int8: Whether linear layers multiply in eight bits.
         on_progress: Called after each batch.
     """
 
@@ -173,6 +180,7 @@ class LlmScorer:
     max_tokens: int
     ordering: str = "log-odds"
     batch_tokens: int = 4096
+    int8: bool = False
     on_progress: OnProgress = silent
 
     def encode(self, samples: Iterable[Sample]) -> list[TokenRow]:
@@ -186,13 +194,18 @@ class LlmScorer:
             max_tokens=self.max_tokens,
         )
 
-    def __call__(self, samples: Samples) -> FloatArray:
-        """Log-odds of a like for each sample, shape [n]."""
+    def score(self, rows: Sequence[TokenRow]) -> FloatArray:
+        """Log-odds of a like for each encoded sample, shape [n]."""
         return score_rows(
             self.model,
-            self.encode(samples),
+            rows,
             self.answers,
             ordering=self.ordering,
             batch_tokens=self.batch_tokens,
+            int8=self.int8,
             on_progress=self.on_progress,
         )
+
+    def __call__(self, samples: Samples) -> FloatArray:
+        """Log-odds of a like for each sample, shape [n]."""
+        return self.score(self.encode(samples))

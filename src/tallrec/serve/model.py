@@ -16,7 +16,6 @@ from tallrec.data.histories import samples_of_questions
 from tallrec.files import sha256
 from tallrec.gaussian import GaussianProcess
 from tallrec.llm.merge import fold
-from tallrec.llm.scoring import score_rows
 from tallrec.prompts.answers import TokenRow
 from tallrec.run import RunDir, open_run
 from tallrec.steps.evaluate import read_report
@@ -114,14 +113,7 @@ class ServedModel:
 
     def score(self, rows: Sequence[Row]) -> FloatArray:
         """Log-odds of a like for each row, shape [n]."""
-        scorer = self.recommender.llm
-        return score_rows(
-            scorer.model,
-            [row for row in rows if isinstance(row, TokenRow)],
-            scorer.answers,
-            ordering=scorer.ordering,
-            batch_tokens=scorer.batch_tokens,
-        )
+        return self.recommender.llm.score([row for row in rows if isinstance(row, TokenRow)])
 
 
 @dataclass(frozen=True)

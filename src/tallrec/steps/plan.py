@@ -130,6 +130,7 @@ def _parts(recipe: Recipe, shape: Shape, devices: int, tokens: int | None) -> di
         batch_tokens=evaluation.batch_tokens,
         tokens=longest,
         ordering=evaluation.ordering,
+        int8=evaluation.int8,
     )
     return parts
 

@@ -84,6 +84,7 @@ def scorer_of(
         max_tokens=min(recipe.backbone.max_tokens, backbone.max_positions),
         ordering=recipe.evaluation.ordering,
         batch_tokens=recipe.evaluation.batch_tokens,
+        int8=recipe.evaluation.int8,
     )
 
 

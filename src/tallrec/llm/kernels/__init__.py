@@ -4,6 +4,7 @@ On a CPU, in bfloat16 and float32 (`tallrec.llm.fused` tells); computed in float
 """
 
 from tallrec.llm.kernels.attention import add_rows_, softmax_, softmax_backward_
+from tallrec.llm.kernels.int8 import rounded, scaled_
 from tallrec.llm.kernels.layers import (
     gated,
     gated_backward,
@@ -20,6 +21,8 @@ __all__ = [
     "norm",
     "norm_backward",
     "rotated",
+    "rounded",
+    "scaled_",
     "softmax_",
     "softmax_backward_",
     "without",

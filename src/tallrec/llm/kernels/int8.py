@@ -1,0 +1,110 @@
+"""Passes around products of eight bits: rows rotated and rounded before, scaled behind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from tallrec.llm.kernels.native import (
+    FLOAT,
+    INT,
+    LOOP,
+    PART,
+    compiled,
+    either,
+    narrow,
+    rows,
+    run,
+    share,
+    wide,
+)
+
+BYTE = np.uint8
+
+
+@njit(**PART)
+def _rotate(x_d: Any) -> None:
+    """Sums and differences of each four neighbours, then of four runs, and of four in each run."""
+    for j in range(len(x_d) // 4):
+        sums, gaps = x_d[4 * j] + x_d[4 * j + 1], x_d[4 * j] - x_d[4 * j + 1]
+        more_sums, more_gaps = x_d[4 * j + 2] + x_d[4 * j + 3], x_d[4 * j + 2] - x_d[4 * j + 3]
+        x_d[4 * j], x_d[4 * j + 1] = sums + more_sums, gaps + more_gaps
+        x_d[4 * j + 2], x_d[4 * j + 3] = sums - more_sums, gaps - more_gaps
+    run = len(x_d) // 16
+    while run < len(x_d):
+        for at in range(0, len(x_d), 4 * run):
+            one, two = x_d[at : at + run], x_d[at + run : at + 2 * run]
+            three, four = x_d[at + 2 * run : at + 3 * run], x_d[at + 3 * run : at + 4 * run]
+            for j in range(len(one)):
+                sums, gaps = one[j] + two[j], one[j] - two[j]
+                more_sums, more_gaps = three[j] + four[j], three[j] - four[j]
+                one[j], two[j] = sums + more_sums, gaps + more_gaps
+                three[j], four[j] = sums - more_sums, gaps - more_gaps
+        run *= 4
+
+
+@njit(**LOOP)
+def _rounded(job: Any, dtype: Any) -> None:
+    x, out = rows(job, 0, dtype), rows(job, 1, BYTE)
+    steps = rows(job, 2, FLOAT)
+    buffer = np.empty(x.shape[1], FLOAT)
+    start, stop = share(job[1])
+    for i in range(start, stop):
+        x_d, out_d = x[i], out[i]
+        for j in range(len(x_d)):
+            buffer[j] = wide(x_d[j])
+        _rotate(buffer)
+        most = INT(0)
+        for j in range(len(buffer)):
+            bits = INT(FLOAT(buffer[j]).view(np.int32) & INT(0x7FFFFFFF))
+            most = bits if bits > most else most
+        top = INT(most).view(np.float32)
+        factor = FLOAT(127) / top if top > 0 else FLOAT(0)
+        steps[i, 0] = top / FLOAT(127)
+        for j in range(len(buffer)):
+            out_d[j] = BYTE(INT(buffer[j] * factor + FLOAT(128.5)))
+
+
+@compiled
+def _rounded_loop(job: Any) -> None:
+    either(_rounded, job)
+
+
+def rounded(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of x, rotated, in 254 steps; see `tallrec.llm.int8`.
+
+    Args:
+        x: [.., d], d a multiple of 64.
+
+    Returns:
+        uint8 [.., d] with 128 for 0, and the size of a row's steps, float32 [.., 1].
+    """
+    x, out = x.contiguous(), torch.empty(x.shape, dtype=torch.uint8)
+    steps = torch.empty(*x.shape[:-1], 1)
+    run(_rounded_loop, x, out, steps)
+    return out, steps
+
+
+@njit(**LOOP)
+def _scaled(job: Any, dtype: Any) -> None:
+    x, scale = rows(job, 0, dtype), rows(job, 1, FLOAT)
+    start, stop = share(job[1])
+    for i in range(start, stop):
+        x_d, factor = x[i], scale[i, 0]
+        for j in range(len(x_d)):
+            x_d[j] = narrow(wide(x_d[j]) * factor, x_d[j])
+
+
+@compiled
+def _scaled_loop(job: Any) -> None:
+    either(_scaled, job)
+
+
+def scaled_(x: Tensor, scale: Tensor) -> Tensor:
+    """Rows times a number each, in place."""
+    run(_scaled_loop, x, scale)
+    return x

@@ -1,0 +1,182 @@
+"""Products of eight bits give nearly the scores of the model's own, and leave nothing behind."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.linalg import hadamard
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Config
+
+from tallrec.llm import int8
+from tallrec.llm.adapter import attach_lora
+from tallrec.llm.backbone import Backbone
+from tallrec.llm.fused import kernels_for
+from tallrec.llm.int8 import int8_products, rotated
+from tallrec.llm.scoring import score_rows
+from tests.llm.architectures import SIZE, SMALL, tiny_model
+from tests.llm.test_scoring import ANSWERS, random_rows
+
+KERNELS = kernels_for(torch.zeros(1))
+NO_INT8 = int8._obstacle(tiny_model("llama"))
+needs_int8 = pytest.mark.skipif(bool(NO_INT8), reason=f"products of eight bits: {NO_INT8}")
+
+WIDE = {**SIZE, "hidden_size": 128, "intermediate_size": 256, "initializer_range": 0.1}
+FAMILIES = {
+    "llama": LlamaConfig(**WIDE),
+    "qwen2": Qwen2Config(**WIDE),
+    "gpt2": GPT2Config(**{**SMALL, "n_embd": 128, "n_layer": 2, "n_head": 4, "n_positions": 256}),
+}
+
+
+def model_of(name, dtype=torch.float32):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(FAMILIES[name]).eval()
+    for parameter_name, parameter in model.named_parameters():
+        if parameter_name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.5)
+    return model.to(dtype)
+
+
+def own_forwards(model):
+    return [name for name, module in model.named_modules() if "forward" in vars(module)]
+
+
+def test_the_rotation_is_orthogonal_and_mixes_64_numbers():
+    h = rotated(torch.eye(192))
+    torch.testing.assert_close(h @ h.T, 64 * torch.eye(192))
+    assert ((h != 0).sum(0) == 64).all()
+    whole = torch.tensor(hadamard(64), dtype=torch.float32)  # of one run of each four neighbours
+    torch.testing.assert_close(rotated(torch.eye(64)), whole)
+
+
+@pytest.mark.skipif(KERNELS is None, reason="there are no compiled loops on this system")
+@settings(deadline=None)
+@given(
+    st.sampled_from([torch.float32, torch.bfloat16]),
+    st.integers(1, 20),
+    st.integers(1, 9),
+    st.floats(1e-6, 1e6),
+)
+def test_rows_are_rounded_to_the_nearest_of_254_steps(dtype, n, width, scale):
+    generator = torch.Generator().manual_seed(n)
+    x = (scale * torch.randn(1, n, 64 * width, generator=generator)).to(dtype)
+    x[0, 0] = 0
+    whole, steps = KERNELS.rounded(x)
+    expected = rotated(x.float())
+    assert whole.dtype == torch.uint8
+    assert whole.shape == x.shape
+    torch.testing.assert_close(steps, expected.abs().amax(-1, keepdim=True) / 127)
+    found = (whole.float() - 128) * steps
+    assert ((found - expected).abs() <= 0.51 * steps).all()
+    assert (whole[0, 0] == 128).all()
+
+
+@pytest.mark.skipif(KERNELS is None, reason="there are no compiled loops on this system")
+def test_what_is_not_a_number_stays_so():
+    x = torch.ones(3, 64)
+    x[1, 5], x[2, 5] = torch.nan, torch.inf
+    whole, steps = KERNELS.rounded(x)
+    scaled = KERNELS.scaled_(whole.float(), steps)
+    assert scaled[0].isfinite().all()
+    assert not scaled[1:].isfinite().any()
+
+
+@needs_int8
+def test_a_channel_a_hundred_times_as_large_leaves_steps_for_the_rest():
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(256, 128, bias=False)
+    x = torch.randn(50, 256)
+    x[:, 7] *= 100
+    layer.weight.data[:, 7] /= 100  # as in language models: what is large is weighed little
+    own = layer(x)
+    ours = int8._multiply(layer, int8._Weight.of_layer(layer.weight), int8._Inputs(), x)
+    steps = x.abs().amax(1, keepdim=True) / 127
+    plain = layer((x / steps).round() * steps)
+    assert (ours - own).norm() < 0.3 * (plain - own).norm()
+
+
+@needs_int8
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["llama", "qwen2"])
+def test_scores_are_nearly_the_models_own(name, dtype):
+    model, rows = model_of(name, dtype), random_rows(60)
+    exact = score_rows(model.float(), rows, ANSWERS)
+    scores = score_rows(model.to(dtype), rows, ANSWERS, int8=True)
+    assert (scores != exact).all()
+    assert np.corrcoef(scores, exact)[0, 1] > 0.995
+    assert own_forwards(model) == []
+    np.testing.assert_array_equal(  # bit for bit again, with kept weights
+        score_rows(model, rows, ANSWERS, int8=True), scores
+    )
+
+
+@needs_int8
+def test_only_wide_plain_layers_of_the_decoder_are_replaced():
+    model = model_of("llama")
+    model.model.layers[0].mlp.gate_proj = torch.nn.Linear(128, 8)  # a router's size
+    with int8_products(model):
+        inside = own_forwards(model)
+    assert len(inside) == 3 * 7 - 1
+    assert all(name.endswith("_proj") for name in inside)
+    narrow = tiny_model("llama")  # 32 wide
+    with int8_products(narrow):
+        assert own_forwards(narrow) == []
+
+
+@needs_int8
+def test_layers_of_other_kinds_stay_as_they_are():
+    model, rows = model_of("gpt2"), random_rows(7)
+    scores = score_rows(model, rows, ANSWERS, int8=True)
+    np.testing.assert_array_equal(scores, score_rows(model, rows, ANSWERS))
+
+
+@needs_int8
+def test_adapters_are_rounded_with_the_weights_that_they_change():
+    model = model_of("llama")
+    backbone = Backbone("wide", model, None, "")
+    rows = random_rows(40)
+    bare = score_rows(model, rows, ANSWERS, int8=True)
+    tuned = attach_lora(backbone)
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        for name, parameter in tuned.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.3)
+        exact = score_rows(tuned, rows, ANSWERS)
+        scores = score_rows(tuned, rows, ANSWERS, int8=True)
+        assert np.corrcoef(scores, exact)[0, 1] > 0.995
+        assert np.corrcoef(bare, exact)[0, 1] < 0.98
+    np.testing.assert_array_equal(score_rows(tuned.unload(), rows, ANSWERS, int8=True), bare)
+
+
+@needs_int8
+def test_changed_weights_are_rounded_again():
+    model, rows = model_of("llama"), random_rows(10)
+    before = score_rows(model, rows, ANSWERS, int8=True)
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight.mul_(0.5)
+    after = score_rows(model, rows, ANSWERS, int8=True)
+    assert (before != after).all()
+    np.testing.assert_allclose(after, score_rows(model, rows, ANSWERS), atol=0.2)
+
+
+def test_a_processor_without_the_instructions_says_so(monkeypatch, caplog):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_vnni": False})
+    int8._say.cache_clear()
+    model, rows = model_of("llama"), random_rows(5)
+    expected = score_rows(model, rows, ANSWERS)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            np.testing.assert_array_equal(score_rows(model, rows, ANSWERS, int8=True), expected)
+    assert len(caplog.records) == 1
+    assert "eight bits" in caplog.text
+
+
+def test_other_dtypes_say_so(caplog):
+    int8._say.cache_clear()
+    with caplog.at_level(logging.WARNING), int8_products(model_of("llama", torch.float16)):
+        pass
+    assert "float16" in caplog.text
