@@ -59,18 +59,18 @@ class Task:
     dtypes: tuple[str, ...] = ("bfloat16",)
 
 
-READING = ("bfloat16", "int8")
+QUICK = ("bfloat16", "int8")
 PORT, PORT_8 = ("port", "float32"), ("port-8", "float32")
 HF, CACHE = ("tuned-hf", "bfloat16"), ("hf-cache", "bfloat16")
 LLAMA = (("llama.cpp", "bfloat16"), ("llama.cpp", "int8"))
 TASKS = {
-    "tune": Task("tune-paper", (PORT, PORT_8, HF, ("trl", "bfloat16")), ("bfloat16", "float32")),
-    "score": Task("score-paper", (PORT, HF, *LLAMA), (*READING, "float32")),
-    "rank": Task("rank-paper", (PORT, HF, CACHE, *LLAMA), (*READING, "float32")),
-    "tune-timeline": Task("tune-timeline", (HF,)),
-    "score-timeline": Task("score-timeline", (HF,), READING),
-    "score-timeline-blocks": Task("score-timeline-blocks", (HF,), READING),
-    "rank-timeline": Task("rank-timeline", (HF, CACHE), READING),
+    "tune": Task("tune-paper", (PORT, PORT_8, HF, ("trl", "bfloat16")), (*QUICK, "float32")),
+    "score": Task("score-paper", (PORT, HF, *LLAMA), (*QUICK, "float32")),
+    "rank": Task("rank-paper", (PORT, HF, CACHE, *LLAMA), (*QUICK, "float32")),
+    "tune-timeline": Task("tune-timeline", (HF,), QUICK),
+    "score-timeline": Task("score-timeline", (HF,), QUICK),
+    "score-timeline-blocks": Task("score-timeline-blocks", (HF,), QUICK),
+    "rank-timeline": Task("rank-timeline", (HF, CACHE), QUICK),
 }
 
 

@@ -69,10 +69,9 @@ class Measured:
 
 
 def tallrec_score(work: Work) -> Callable[[], list[float]]:
-    int8 = work.dtype == "int8"  # of the products; what is between them is in bfloat16
-    dtype = "bfloat16" if int8 else work.dtype
-    backbone = load_backbone(work.folder / "model", name="bench", dtype=dtype)
+    backbone = load_backbone(work.folder / "model", name="bench", dtype=work.others_dtype)
     model = load_adapter(backbone, work.folder / "adapter")
+    int8 = work.dtype == "int8"
     return lambda: score_rows(model, work.rows, work.answers, int8=int8).tolist()
 
 

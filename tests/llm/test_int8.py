@@ -14,8 +14,10 @@ from tallrec.llm import int8
 from tallrec.llm.adapter import attach_lora
 from tallrec.llm.backbone import Backbone
 from tallrec.llm.fused import kernels_for
-from tallrec.llm.int8 import int8_products, rotated
+from tallrec.llm.int8 import reading_in_int8, tuning_in_int8
 from tallrec.llm.scoring import score_rows
+from tallrec.llm.tuning import TuningOptions, tune
+from tallrec.prompts.answers import TokenRow
 from tests.llm.architectures import SIZE, SMALL, tiny_model
 from tests.llm.test_scoring import ANSWERS, random_rows
 
@@ -44,12 +46,16 @@ def own_forwards(model):
     return [name for name, module in model.named_modules() if "forward" in vars(module)]
 
 
+def rotated(x):
+    """x H: of each row, 16 runs are mixed, and in them each four neighbours."""
+    h = torch.einsum("ac,bd->abcd", *(torch.tensor(hadamard(n)).float() for n in (16, 4)))
+    return torch.einsum("...amb,abcd->...cmd", x.unflatten(-1, (16, -1, 4)), h).flatten(-3)
+
+
 def test_the_rotation_is_orthogonal_and_mixes_64_numbers():
     h = rotated(torch.eye(192))
     torch.testing.assert_close(h @ h.T, 64 * torch.eye(192))
     assert ((h != 0).sum(0) == 64).all()
-    whole = torch.tensor(hadamard(64), dtype=torch.float32)  # of one run of each four neighbours
-    torch.testing.assert_close(rotated(torch.eye(64)), whole)
 
 
 @pytest.mark.skipif(KERNELS is None, reason="there are no compiled loops on this system")
@@ -92,7 +98,7 @@ def test_a_channel_a_hundred_times_as_large_leaves_steps_for_the_rest():
     x[:, 7] *= 100
     layer.weight.data[:, 7] /= 100  # as in language models: what is large is weighed little
     own = layer(x)
-    ours = int8._multiply(layer, int8._Weight.of_layer(layer.weight), int8._Inputs(), x)
+    ours = int8._read(layer, int8._Weight.made(layer.weight), int8._Inputs(), x)
     steps = x.abs().amax(1, keepdim=True) / 127
     plain = layer((x / steps).round() * steps)
     assert (ours - own).norm() < 0.3 * (plain - own).norm()
@@ -117,12 +123,12 @@ def test_scores_are_nearly_the_models_own(name, dtype):
 def test_only_wide_plain_layers_of_the_decoder_are_replaced():
     model = model_of("llama")
     model.model.layers[0].mlp.gate_proj = torch.nn.Linear(128, 8)  # a router's size
-    with int8_products(model):
+    with reading_in_int8(model):
         inside = own_forwards(model)
     assert len(inside) == 3 * 7 - 1
     assert all(name.endswith("_proj") for name in inside)
     narrow = tiny_model("llama")  # 32 wide
-    with int8_products(narrow):
+    with reading_in_int8(narrow):
         assert own_forwards(narrow) == []
 
 
@@ -163,6 +169,72 @@ def test_changed_weights_are_rounded_again():
     np.testing.assert_allclose(after, score_rows(model, rows, ANSWERS), atol=0.2)
 
 
+def adapted(name="llama", dtype=torch.float32):
+    """A model in training mode whose adapter's update is not zero."""
+    model = attach_lora(Backbone("wide", model_of(name, dtype), None, ""), dropout=0.0)
+    for parameter_name, parameter in model.named_parameters():
+        if "lora_B" in parameter_name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model.train()
+
+
+def gradients(model, targets):
+    model.zero_grad()
+    hidden = model.base_model.model.model(input_ids=torch.arange(3, 60)[None]).last_hidden_state
+    (hidden * targets).sum().backward()
+    found = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+    return hidden.detach(), torch.cat(found)
+
+
+@needs_int8
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["llama", "qwen2"])
+def test_gradients_are_nearly_the_models_own(name, dtype):
+    model, targets = adapted(name, dtype), torch.randn(1, 57, 128)
+    hidden, expected = gradients(model.float(), targets)
+    model = model.to(dtype)
+    with tuning_in_int8(model):
+        ours, found = gradients(model, targets)
+        assert len(own_forwards(model)) == 3 * 7
+    assert own_forwards(model) == []
+    assert found.shape == expected.shape
+    cosine = torch.nn.functional.cosine_similarity
+    assert cosine(found.float(), expected, dim=0) > 0.99
+    assert cosine(ours.float(), hidden, dim=-1).min() > 0.99
+    assert (ours != hidden).any()
+
+
+@needs_int8
+def test_validation_while_tuning_is_as_without():
+    model, rows = adapted(), random_rows(10)
+    expected = score_rows(model, rows, ANSWERS)
+    with tuning_in_int8(model):
+        np.testing.assert_array_equal(score_rows(model, rows, ANSWERS), expected)
+    model.train()
+    assert (score_rows(model, rows, ANSWERS, int8=True) != expected).all()
+
+
+@needs_int8
+def test_tuning_learns_in_eight_bits(tmp_path):
+    """As without, to what eight bits change; activations may be computed twice."""
+    rows = [
+        TokenRow([*row.ids[:-1], (yes and ANSWERS.yes) or ANSWERS.no], row.positions, [yes])
+        for row, yes in zip(random_rows(32), 16 * [True, False], strict=True)
+    ]
+    logs = {}
+    for options in ({}, {"int8": True}, {"int8": True, "gradient_checkpointing": True}):
+        torch.manual_seed(0)
+        model = attach_lora(Backbone("wide", model_of("llama"), None, ""), dropout=0.0)
+        folder = tmp_path / str(len(logs))
+        tuning = TuningOptions(epochs=4, learning_rate=3e-3, **options)
+        log = tune(model, rows, ANSWERS, tuning, folder=folder)
+        logs[len(logs)] = np.array([entry["loss"] for entry in log if "loss" in entry])
+    assert logs[0][-4:].mean() < 0.8 * logs[0][:4].mean()
+    assert (logs[1] != logs[0]).all()
+    np.testing.assert_allclose(logs[1], logs[0], atol=0.1)
+    np.testing.assert_allclose(logs[2], logs[1], atol=1e-4)
+
+
 def test_a_processor_without_the_instructions_says_so(monkeypatch, caplog):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_vnni": False})
     int8._say.cache_clear()
@@ -177,6 +249,6 @@ def test_a_processor_without_the_instructions_says_so(monkeypatch, caplog):
 
 def test_other_dtypes_say_so(caplog):
     int8._say.cache_clear()
-    with caplog.at_level(logging.WARNING), int8_products(model_of("llama", torch.float16)):
+    with caplog.at_level(logging.WARNING), reading_in_int8(model_of("llama", torch.float16)):
         pass
     assert "float16" in caplog.text

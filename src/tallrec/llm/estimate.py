@@ -62,7 +62,14 @@ class Memory:
 
 
 def tuning_memory(
-    shape: Shape, setup: Setup, *, rows: int, tokens: int, loss: str, checkpointing: bool
+    shape: Shape,
+    setup: Setup,
+    *,
+    rows: int,
+    tokens: int,
+    loss: str,
+    checkpointing: bool,
+    int8: bool = False,
 ) -> Memory:
     """Memory of a step of tuning.
 
@@ -73,6 +80,7 @@ def tuning_memory(
         tokens: Tokens of a row, at most.
         loss: A key of `LOSSES`; all but `answers` compute logits of the whole vocabulary.
         checkpointing: Whether the backward pass computes each layer's activations again.
+        int8: Whether weights are held twice in eight bits as well, to multiply with.
     """
     n = rows * tokens
     size = BYTES[setup.dtype]
@@ -90,7 +98,7 @@ def tuning_memory(
         passing = max(passing, logits + _float_head(shape, size))
     return Memory(
         runtime=_RUNTIME,
-        weights=_weights(shape, setup),
+        weights=_weights(shape, setup) + (2 * shape.in_layers if int8 else 0),
         adapter=_ADAPTER * parameters,
         activations=kept,
         passing=passing,

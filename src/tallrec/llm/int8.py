@@ -1,20 +1,20 @@
-"""Products of eight bits in place of a model's own, where it only reads.
+"""Products of eight bits in place of a model's own, forward and backward.
 
-A row of activations and a row of weights are each rounded to steps of 1/127 of their largest
-number (dynamic quantization; Dettmers et al., 2022, LLM.int8). A few channels of a language model
-are a hundred times as large as the rest, which would be left with few steps: both are rotated
-before, which spreads such a channel over 64 and leaves the product what it was (Ashkboos et al.,
-2024, QuaRot).
+A row of activations, or of their gradients, and a row of weights are each rounded to steps of 1/127
+of their largest number (Dettmers et al., 2022, LLM.int8; Wortsman et al., 2023, SwitchBack). A few
+channels of a language model are a hundred times as large as the rest, which would be left with few
+steps: both are rotated before, which spreads such a channel over 64 and leaves the product what it
+was (Ashkboos et al., 2024, QuaRot). Only frozen weights are rounded; adapters beside them are not.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -25,6 +25,8 @@ from tallrec.llm.fused import kernels_for
 from tallrec.llm.sharding import is_sharded
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from peft import PeftModel
     from transformers import PreTrainedModel
 
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _ROTATED = 64  # numbers that a rotation mixes; widths are multiples of it
-_LEAST = 64  # outputs of a layer that is worth it: not those of a router
 _ZERO = 128  # of activations, which are unsigned
 _VNNI = ("avx512_vnni", "avx_vnni", "amx_int8")
 
@@ -48,17 +49,25 @@ class _Weight:
     zeros_o: Tensor
 
     @classmethod
-    def of_layer(cls, weight_oi: Tensor) -> _Weight:
-        rotated_oi = rotated(weight_oi.float()) / _ROTATED
-        steps_o1 = rotated_oi.abs().amax(1, keepdim=True).clamp_(min=1e-30) / 127
-        whole_oi = (rotated_oi / steps_o1).round_().to(torch.int8)
-        packed = torch.ops.onednn.qlinear_prepack(whole_oi, None)
+    def made(cls, weight_oi: Tensor) -> _Weight:
+        whole_oi, steps_o1 = _kernels(weight_oi).rounded(weight_oi.data)
+        packed = torch.ops.onednn.qlinear_prepack((whole_oi ^ _ZERO).view(torch.int8), None)
         zeros_o = torch.zeros(len(weight_oi), dtype=torch.int64)
-        return cls(weight_oi.data, weight_oi._version, packed, steps_o1.flatten(), zeros_o)
+        steps_o = steps_o1.flatten() / _ROTATED  # both sides of a product are sums of 64
+        return cls(weight_oi.data, weight_oi._version, packed, steps_o, zeros_o)
 
     def is_of(self, weight_oi: Tensor) -> bool:
         same = self.of.data_ptr() == weight_oi.data_ptr()  # it is held: no other can lie there
         return same and self.version == weight_oi._version
+
+    def times(self, rounded: tuple[Tensor, Tensor], dtype: torch.dtype) -> Tensor:
+        """y_no of rounded x_ni."""
+        whole, steps = rounded
+        scales = 1.0, _ZERO, self.packed, self.steps_o, self.zeros_o
+        after: Any = "none", [], ""
+        y: Tensor = torch.ops.onednn.qlinear_pointwise(whole, *scales, None, 1.0, 0, dtype, *after)
+        scaled: Tensor = _kernels(y).scaled_(y, steps)
+        return scaled
 
 
 class _Inputs:
@@ -70,48 +79,55 @@ class _Inputs:
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self._rounded is None or self._of is not x:
-            kernels = kernels_for(x)
-            assert kernels
-            self._of, self._rounded = x, kernels.rounded(x)
+            self._of, self._rounded = x, _kernels(x).rounded(x)
         return self._rounded
+
+
+class _Product(torch.autograd.Function):
+    """x W' by eight bits; nothing is kept for the gradient of x, which is all there is."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        rounded: tuple[Tensor, Tensor],
+        weight: _Weight,
+        transposed: _Weight,
+    ) -> Tensor:
+        ctx.transposed = transposed
+        return weight.times(rounded, x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        if not ctx.needs_input_grad[0]:
+            return None, None, None, None
+        rounded = _kernels(grads[0]).rounded(grads[0])
+        return ctx.transposed.times(rounded, grads[0].dtype), None, None, None
 
 
 _kept: WeakKeyDictionary[nn.Linear, _Weight] = WeakKeyDictionary()
 
 
-def rotated(x: Tensor) -> Tensor:
-    """X H, of which H H' is 64 times the identity: it mixes 16 runs of a row and 4 neighbours."""
-    two = torch.tensor([[1.0, 1.0], [1.0, -1.0]])
-    four = torch.kron(two, two)
-    runs = x.unflatten(-1, (16, -1, 4))  # type: ignore[no-untyped-call]
-    return torch.einsum("...amb,ac,bd->...cmd", runs, torch.kron(four, four), four).flatten(-3)
+def _kernels(x: Tensor) -> ModuleType:
+    return cast("ModuleType", kernels_for(x))
 
 
-def _multiply(layer: nn.Linear, weight: _Weight, inputs: _Inputs, x: Tensor) -> Tensor:
-    whole, steps = inputs(x)
-    y: Tensor = torch.ops.onednn.qlinear_pointwise(
-        whole,
-        1.0,
-        _ZERO,
-        weight.packed,
-        weight.steps_o,
-        weight.zeros_o,
-        None,
-        1.0,
-        0,
-        x.dtype,
-        "none",
-        [],
-        "",
-    )
-    kernels = kernels_for(y)
-    assert kernels
-    y = kernels.scaled_(y, steps)
+def _read(layer: nn.Linear, weight: _Weight, inputs: _Inputs, x: Tensor) -> Tensor:
+    y = weight.times(inputs(x), x.dtype)
+    return y if layer.bias is None else y + layer.bias
+
+
+def _tuned(
+    layer: nn.Linear, weight: _Weight, transposed: _Weight, inputs: _Inputs, x: Tensor
+) -> Tensor:
+    if not layer.training:  # validation, whose weights have the adapter in them
+        return nn.functional.linear(x, layer.weight, layer.bias)
+    y: Tensor = _Product.apply(x, inputs(x), weight, transposed)  # type: ignore[no-untyped-call]
     return y if layer.bias is None else y + layer.bias
 
 
 @contextmanager
-def int8_products(model: PreTrainedModel | PeftModel) -> Iterator[None]:
+def reading_in_int8(model: PreTrainedModel | PeftModel) -> Iterator[None]:
     """Inside, a decoder's linear layers multiply in eight bits; nothing has gradients.
 
     Where the machine or the model cannot, everything stays as it is, and the log says why, once.
@@ -120,30 +136,59 @@ def int8_products(model: PreTrainedModel | PeftModel) -> Iterator[None]:
     Args:
         model: A model in evaluation mode on its device, its adapter merged.
     """
-    if obstacle := _obstacle(model):
-        _say(f"products of eight bits: {obstacle}; they stay in {model.dtype}")
-    layers = {} if obstacle else dict(_layers(model))
-    inputs = _Inputs()
-    for layer, lasting in layers.items():
+    inputs, forwards = _Inputs(), {}
+    for name, layer in _layers(model):
         weight = _kept.get(layer)
         if weight is None or not weight.is_of(layer.weight):
-            weight = _Weight.of_layer(layer.weight)
-        if lasting:
+            weight = _Weight.made(layer.weight)
+        if not name.endswith(".base_layer"):
             _kept[layer] = weight
-        layer.forward = partial(_multiply, layer, weight, inputs)  # type: ignore[method-assign]
+        forwards[layer] = partial(_read, layer, weight, inputs)
+    with _replaced(forwards):
+        yield
+
+
+@contextmanager
+def tuning_in_int8(model: PeftModel) -> Iterator[None]:
+    """Inside, products with frozen weights are of eight bits in training mode, both ways.
+
+    Weights are held rounded by rows and by columns, as many bytes as they have in bfloat16, beside
+    these. Where the machine or the model cannot: as `reading_in_int8`.
+
+    Args:
+        model: A model on its device with an adapter that is not merged.
+    """
+    inputs, forwards = _Inputs(), {}
+    for _, layer in _layers(model):
+        weight_oi = layer.weight
+        if not weight_oi.requires_grad:
+            both = _Weight.made(weight_oi), _Weight.made(weight_oi.T)
+            forwards[layer] = partial(_tuned, layer, *both, inputs)
+    with _replaced(forwards):
+        yield
+
+
+@contextmanager
+def _replaced(forwards: Mapping[nn.Linear, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+    for layer, forward in forwards.items():
+        layer.forward = forward  # type: ignore[assignment,method-assign]
     try:
         yield
     finally:
-        for layer in layers:
+        for layer in forwards:
             del layer.forward
 
 
-def _layers(model: PreTrainedModel | PeftModel) -> Iterator[tuple[nn.Linear, bool]]:
-    """The layers that can, and whether their weights last longer than this reading."""
+def _layers(model: PreTrainedModel | PeftModel) -> Iterator[tuple[str, nn.Linear]]:
+    """Linear layers whose products can be of eight bits; none where it cannot be done."""
+    if obstacle := _obstacle(model):
+        _say(f"products of eight bits: {obstacle}; they stay in {model.dtype}")
+        return
     for name, layer in decoder_of(model).named_modules():
-        plain = type(layer) is nn.Linear and ".lora_" not in name  # those of an adapter are merged
-        if plain and layer.in_features % _ROTATED == 0 and layer.out_features >= _LEAST:
-            yield cast("nn.Linear", layer), not name.endswith(".base_layer")
+        # An adapter's own are none of them, and too narrow are such as an expert's router.
+        plain = type(layer) is nn.Linear and ".lora_" not in name and "forward" not in vars(layer)
+        if plain and layer.in_features % _ROTATED == layer.out_features % _ROTATED == 0:
+            yield name, cast("nn.Linear", layer)
 
 
 def _obstacle(model: PreTrainedModel | PeftModel) -> str:
@@ -166,7 +211,7 @@ def _works() -> bool:
     x = torch.linspace(-2, 2, 32 * 256).mul(99).sin().view(32, 256)
     own = layer(x)
     try:
-        ours = _multiply(layer, _Weight.of_layer(layer.weight), _Inputs(), x)
+        ours = _read(layer, _Weight.made(layer.weight), _Inputs(), x)
     except (AttributeError, RuntimeError):  # a torch without it
         return False
     return bool((ours - own).norm() <= 0.03 * own.norm())

@@ -13,7 +13,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from tallrec.llm.forward import base_of, hidden_at, last_hidden
-from tallrec.llm.int8 import int8_products
+from tallrec.llm.int8 import reading_in_int8
 from tallrec.llm.lean import lean_layers
 from tallrec.llm.merge import merged
 from tallrec.llm.sharding import put_back, whole
@@ -142,7 +142,7 @@ def score_rows(
     prompts = [row.prompt for row in rows]
     done = 0
     try:
-        eight_bits = int8_products(model) if int8 else nullcontext()
+        eight_bits = reading_in_int8(model) if int8 else nullcontext()
         with merged(model), lean_layers(model), eight_bits:
             for batch, hidden_nd in last_hidden(model, prompts, batch_tokens):
                 batch_scores = ORDERINGS[ordering](model, hidden_nd, answers)

@@ -19,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 from tallrec.llm.attention import attending_by_tree
 from tallrec.llm.checkpoints import last_checkpoint, read_state, stopped_after
 from tallrec.llm.forward import decoder_of, takes_trees
+from tallrec.llm.int8 import tuning_in_int8
 from tallrec.llm.lean import lean_layers
 from tallrec.llm.loggers import add_loggers
 from tallrec.llm.lora import quick_adapters
@@ -50,6 +51,8 @@ class TuningOptions:
         weight_decay: Of AdamW.
         loss: A key of `LOSSES`.
         gradient_checkpointing: Whether activations are computed twice to save memory.
+        int8: Whether products with frozen weights are of eight bits, where the machine can; see
+            `tallrec.llm.int8`.
         patience: Stop after this many validations without a better AUC and keep the best
             weights; needs validation rows.
         seed: Seeds order and dropout.
@@ -64,6 +67,7 @@ class TuningOptions:
     weight_decay: float = 0.0
     loss: str = "answers"
     gradient_checkpointing: bool = False
+    int8: bool = False
     patience: int = 3
     seed: int = 0
 
@@ -111,7 +115,7 @@ def tune(
             # Gradient checkpointing goes through the layers again in the backward pass.
             trees = attending_by_tree(decoder_of(model)) if trainer.by_tree else nullcontext()
             computing = computing_loss(model, options.loss, answers)
-            with quick_adapters(model), lean_layers(model), trees, computing, _settled_heap():
+            with _quick_layers(model, options), trees, computing, _settled_heap():
                 trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     model.eval()
     return list(trainer.state.log_history)
@@ -159,6 +163,13 @@ def _trainer(
     if is_sharded(model):
         _log.info("frozen weights are sharded: scores take the adapter beside them, not merged")
     return trainer, resume
+
+
+@contextmanager
+def _quick_layers(model: PeftModel, options: TuningOptions) -> Iterator[None]:
+    products = tuning_in_int8(model) if options.int8 else nullcontext()
+    with quick_adapters(model), lean_layers(model), products:
+        yield
 
 
 @contextmanager

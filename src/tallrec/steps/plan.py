@@ -122,6 +122,7 @@ def _parts(recipe: Recipe, shape: Shape, devices: int, tokens: int | None) -> di
             tokens=most,
             loss=stage.loss,
             checkpointing=stage.gradient_checkpointing,
+            int8=stage.int8,
         )
     evaluation = recipe.evaluation
     parts["scoring"] = scoring_memory(
