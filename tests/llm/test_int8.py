@@ -215,6 +215,16 @@ def test_validation_while_tuning_is_as_without():
 
 
 @needs_int8
+def test_nothing_is_drawn():
+    """Else a seed's adapter would depend on what a process did before."""
+    model, before = adapted(), torch.random.get_rng_state()
+    int8._works.cache_clear()
+    with tuning_in_int8(model):
+        assert own_forwards(model)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@needs_int8
 def test_tuning_learns_in_eight_bits(tmp_path):
     """As without, to what eight bits change; activations may be computed twice."""
     rows = [

@@ -207,11 +207,10 @@ def _obstacle(model: PreTrainedModel | PeftModel) -> str:
 @cache
 def _works() -> bool:
     """Tried once: without the instructions some processors overflow."""
-    layer = nn.Linear(256, 256, bias=False)
-    x = torch.linspace(-2, 2, 32 * 256).mul(99).sin().view(32, 256)
-    own = layer(x)
+    x_ni, weight_oi = torch.linspace(-99, 99, 512 * 256).sin().view(2, 256, 256)
+    own = x_ni @ weight_oi.T
     try:
-        ours = _read(layer, _Weight.made(layer.weight), _Inputs(), x)
+        ours = _Weight.made(weight_oi).times(_kernels(x_ni).rounded(x_ni), x_ni.dtype)
     except (AttributeError, RuntimeError):  # a torch without it
         return False
     return bool((ours - own).norm() <= 0.03 * own.norm())
