@@ -22,6 +22,7 @@ from tests.llm.architectures import SIZE, SMALL, tiny_model
 from tests.llm.test_scoring import ANSWERS, random_rows
 
 KERNELS = kernels_for(torch.zeros(1))
+needs_loops = pytest.mark.skipif(KERNELS is None, reason="torch brings another OpenMP here")
 NO_INT8 = int8._obstacle(tiny_model("llama"))
 needs_int8 = pytest.mark.skipif(bool(NO_INT8), reason=f"products of eight bits: {NO_INT8}")
 
@@ -58,7 +59,7 @@ def test_the_rotation_is_orthogonal_and_mixes_64_numbers():
     assert ((h != 0).sum(0) == 64).all()
 
 
-@pytest.mark.skipif(KERNELS is None, reason="there are no compiled loops on this system")
+@needs_loops
 @settings(deadline=None)
 @given(
     st.sampled_from([torch.float32, torch.bfloat16]),
@@ -80,7 +81,7 @@ def test_rows_are_rounded_to_the_nearest_of_254_steps(dtype, n, width, scale):
     assert (whole[0, 0] == 128).all()
 
 
-@pytest.mark.skipif(KERNELS is None, reason="there are no compiled loops on this system")
+@needs_loops
 def test_what_is_not_a_number_stays_so():
     x = torch.ones(3, 64)
     x[1, 5], x[2, 5] = torch.nan, torch.inf

@@ -13,7 +13,6 @@ from tallrec.llm.kernels.native import (
     FLOAT,
     INT,
     LOOP,
-    PART,
     compiled,
     either,
     narrow,
@@ -26,7 +25,7 @@ from tallrec.llm.kernels.native import (
 BYTE = np.uint8
 
 
-@njit(**PART)
+@njit(**LOOP)
 def _rotate(x_d: Any) -> None:
     """Sums and differences of each four neighbours, then of four runs, and of four in each run."""
     for j in range(len(x_d) // 4):
@@ -34,17 +33,17 @@ def _rotate(x_d: Any) -> None:
         more_sums, more_gaps = x_d[4 * j + 2] + x_d[4 * j + 3], x_d[4 * j + 2] - x_d[4 * j + 3]
         x_d[4 * j], x_d[4 * j + 1] = sums + more_sums, gaps + more_gaps
         x_d[4 * j + 2], x_d[4 * j + 3] = sums - more_sums, gaps - more_gaps
-    run = len(x_d) // 16
-    while run < len(x_d):
-        for at in range(0, len(x_d), 4 * run):
-            one, two = x_d[at : at + run], x_d[at + run : at + 2 * run]
-            three, four = x_d[at + 2 * run : at + 3 * run], x_d[at + 3 * run : at + 4 * run]
+    width = len(x_d) // 16
+    while width < len(x_d):
+        for at in range(0, len(x_d), 4 * width):
+            one, two = x_d[at : at + width], x_d[at + width : at + 2 * width]
+            three, four = x_d[at + 2 * width : at + 3 * width], x_d[at + 3 * width : at + 4 * width]
             for j in range(len(one)):
                 sums, gaps = one[j] + two[j], one[j] - two[j]
                 more_sums, more_gaps = three[j] + four[j], three[j] - four[j]
                 one[j], two[j] = sums + more_sums, gaps + more_gaps
                 three[j], four[j] = sums - more_sums, gaps - more_gaps
-        run *= 4
+        width *= 4
 
 
 @njit(**LOOP)
