@@ -17,6 +17,8 @@ from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+_UNFINISHED = ".tmp"
+
 
 @dataclass(frozen=True)
 class Store:
@@ -46,14 +48,18 @@ class Store:
         return replace(self, url=f"{self.url.rstrip('/')}/{name}")
 
     def names(self) -> set[str]:
-        """What the folder holds; nothing where there is no folder."""
+        """What the folder holds; nothing where there is no folder.
+
+        Files that are being put, or were when their writer died, are not there yet.
+        """
         files, root = self._place
         files.invalidate_cache()  # other machines write here too
         try:
             found = files.ls(root, detail=False)
         except FileNotFoundError:
             return set()
-        return {path.rstrip("/").rsplit("/", 1)[-1] for path in found}
+        names = {path.rstrip("/").rsplit("/", 1)[-1] for path in found}
+        return {name for name in names if not name.endswith(_UNFINISHED)}
 
     @contextmanager
     def local(self, name: str) -> Iterator[Path]:
@@ -78,7 +84,7 @@ class Store:
     def put(self, name: str, file: Path) -> None:
         """Copies a file of this machine to the store, under another name until it is there."""
         files, root = self._place
-        temporary = f"{root}/.{uuid4().hex}.{name}.tmp"
+        temporary = f"{root}/.{uuid4().hex}.{name}{_UNFINISHED}"
         files.makedirs(root, exist_ok=True)
         try:
             files.put_file(str(file), temporary)
