@@ -216,6 +216,22 @@ def test_validation_while_tuning_is_as_without():
 
 
 @needs_int8
+def test_weights_are_rounded_once_until_they_change(monkeypatch):
+    made, make = [], int8._Weight.made
+    monkeypatch.setattr(int8._Weight, "made", lambda weight: made.append(weight) or make(weight))
+    model = adapted()
+    for _ in range(2):
+        with tuning_in_int8(model):
+            assert len(made) == 2 * 3 * 7
+    with torch.no_grad():
+        model.get_submodule("model.model.layers.0.mlp.up_proj").weight.mul_(0.5)
+    with tuning_in_int8(model):
+        assert len(made) == 2 * 3 * 7 + 2
+    score_rows(model, random_rows(3), ANSWERS, int8=True)  # with the adapter in queries and values
+    assert len(made) == 2 * 3 * 7 + 2 + 3 * 2
+
+
+@needs_int8
 def test_nothing_is_drawn():
     """Else a seed's adapter would depend on what a process did before."""
     model, before = adapted(), torch.random.get_rng_state()

@@ -102,31 +102,55 @@ def test_softmax_of_own_and_shared_keys(dtype, n, k, s, scale, data):
     close(torch.cat([d_own, d_shared], dim=1), slopes)
 
 
+def kept(seed, p, n, d):
+    """1 where an element stays: the gradient of an x that is added up, its other ranks being 0."""
+    a, b = torch.zeros(4, d), torch.zeros(4, 1)
+    a[0] = b[0] = 1.0
+    return KERNELS.adapted_backward(
+        torch.ones(n, 1), torch.zeros(n, d), a, b, torch.zeros(n, 4), seed, p
+    )[0]
+
+
 @settings(deadline=None)
-@given(DTYPES, SIZES, SIZES, st.integers(0, (1 << 62) - 1), st.sampled_from([0.0, 0.05, 0.5]))
-def test_without(dtype, n, d, seed, p):
-    x = drawn(0, n, d, dtype=dtype)
-    found = KERNELS.without(x, seed, p)
-    assert torch.equal(found, KERNELS.without(x, seed, p))
-    assert torch.equal(found[found != 0], x[found != 0])
+@given(
+    DTYPES,
+    SIZES,
+    SIZES,
+    SIZES,
+    st.sampled_from([4, 8, 12]),
+    st.integers(0, (1 << 62) - 1),
+    st.sampled_from([0.0, 0.05, 0.5]),
+)
+def test_adapted(dtype, n, i, o, rank, seed, p):
+    stays = kept(seed, p, n, i)
     if p == 0:
-        assert torch.equal(found, x)
+        assert stays.all()
+    x, y, grad = (drawn(k, 1, n, w, dtype=dtype) for k, w in enumerate((i, o, o)))
+    a, b = drawn(3, rank, i, scale=i**-0.5), drawn(4, rank, o)
+    wide = [v.float().requires_grad_() for v in (x, a, b)]
+    expected = y.float() + wide[0] * stays @ wide[1].T @ wide[2]
+    expected.backward(grad.float())
+    low = KERNELS.adapted_(y, x, a, b, seed, p)
+    close(low, (x.float() * stays @ a.T), scale=i**0.5)
+    close(y, expected.detach(), scale=rank * i**0.5)
+    for found, v in zip(KERNELS.adapted_backward(grad, x, a, b, low, seed, p), wide, strict=True):
+        close(found, v.grad, scale=8 * float(v.grad.abs().max()) + 1e-3)
 
 
 @pytest.mark.parametrize("p", [0.05, 0.5])
 def test_elements_are_left_out_independently(p):
     """Of each other, and from seed to seed, also where seeds differ in one bit."""
-    x = torch.ones(400, 500)
+    n, d = 400, 500
     seeds = (0, 1, 2, 3, 1 << 32, 3 << 40, 123456789 << 20, (1 << 62) - 1)
-    masks = [KERNELS.without(x, seed, p) == 0 for seed in seeds]
-    close_to = 5 * (p * (1 - p) / x.numel()) ** 0.5
-    pairs = 5 * (p**2 * (1 - p**2) / x.numel()) ** 0.5
+    masks = [kept(seed, p, n, d) == 0 for seed in seeds]
+    close_to = 5 * (p * (1 - p) / (n * d)) ** 0.5
+    pairs = 5 * (p**2 * (1 - p**2) / (n * d)) ** 0.5
     for mask in masks:
         assert abs(mask.float().mean() - p) < close_to
         for one, other in ((mask[:, 1:], mask[:, :-1]), (mask[1:], mask[:-1])):
             assert abs((one & other).float().mean() - p**2) < pairs
         rows = mask.float().mean(1)
-        assert 0.8 < rows.std() / (p * (1 - p) / 500) ** 0.5 < 1.2
+        assert 0.8 < rows.std() / (p * (1 - p) / d) ** 0.5 < 1.2
     for i, one in enumerate(masks):
         for other in masks[:i]:
             assert abs((one & other).float().mean() - p**2) < pairs

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -105,7 +105,17 @@ class _Product(torch.autograd.Function):
         return ctx.transposed.times(rounded, grads[0].dtype), None, None, None
 
 
-_kept: WeakKeyDictionary[nn.Linear, _Weight] = WeakKeyDictionary()
+_Kept: TypeAlias = WeakKeyDictionary[nn.Linear, _Weight]
+_by_rows: _Kept = WeakKeyDictionary()
+_by_columns: _Kept = WeakKeyDictionary()
+
+
+def _weight(layer: nn.Linear, kept: _Kept, weight_oi: Tensor) -> _Weight:
+    """A layer's rounded weights, which are made if they are not kept or have changed."""
+    weight = kept.get(layer)
+    if weight is None or not weight.is_of(weight_oi):
+        weight = kept[layer] = _Weight.made(weight_oi)
+    return weight
 
 
 def _kernels(x: Tensor) -> ModuleType:
@@ -138,11 +148,8 @@ def reading_in_int8(model: PreTrainedModel | PeftModel) -> Iterator[None]:
     """
     inputs, forwards = _Inputs(), {}
     for name, layer in _layers(model):
-        weight = _kept.get(layer)
-        if weight is None or not weight.is_of(layer.weight):
-            weight = _Weight.made(layer.weight)
-        if not name.endswith(".base_layer"):
-            _kept[layer] = weight
+        once = name.endswith(".base_layer")
+        weight = _Weight.made(layer.weight) if once else _weight(layer, _by_rows, layer.weight)
         forwards[layer] = partial(_read, layer, weight, inputs)
     with _replaced(forwards):
         yield
@@ -153,7 +160,7 @@ def tuning_in_int8(model: PeftModel) -> Iterator[None]:
     """Inside, products with frozen weights are of eight bits in training mode, both ways.
 
     Weights are held rounded by rows and by columns, as many bytes as they have in bfloat16, beside
-    these. Where the machine or the model cannot: as `reading_in_int8`.
+    these, and kept for the next time. Where the machine or the model cannot: as `reading_in_int8`.
 
     Args:
         model: A model on its device with an adapter that is not merged.
@@ -162,7 +169,8 @@ def tuning_in_int8(model: PeftModel) -> Iterator[None]:
     for _, layer in _layers(model):
         weight_oi = layer.weight
         if not weight_oi.requires_grad:
-            both = _Weight.made(weight_oi), _Weight.made(weight_oi.T)
+            by_rows = _weight(layer, _by_rows, weight_oi)
+            both = by_rows, _weight(layer, _by_columns, weight_oi.T)
             forwards[layer] = partial(_tuned, layer, *both, inputs)
     with _replaced(forwards):
         yield

@@ -1,8 +1,9 @@
 """LoRA's forward pass while tuning, with less to compute and to keep for the gradients.
 
-PEFT computes an adapter in float32 on a float32 copy of its input. Here its weights stay float32,
-and their product is computed in the model's dtype, as in mixed precision; of dropout, a seed is
-kept for the gradients. In float32 without dropout the two are the same.
+PEFT computes an adapter in float32 on a float32 copy of its input, and keeps that. Here compiled
+loops do it in one pass over the layer's input and output, in float32 too; without them the products
+are in the model's dtype, as in mixed precision. Of dropout, a seed is kept for the gradients. In
+float32 without dropout all are the same.
 """
 
 from __future__ import annotations
@@ -15,12 +16,49 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from peft.tuners.lora import Linear
 from torch import Tensor
-from torch.nn.functional import linear
+from torch.nn.functional import linear, pad
 
 from tallrec.llm.fused import kernels_for
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from peft import PeftModel
+
+
+class _Adapted(torch.autograd.Function):
+    """y + factor B A x, into y, with elements of x left out with probability p; by loops only."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, y: Tensor, x: Tensor, a: Tensor, b: Tensor, factor: float, p: float
+    ) -> Tensor:
+        x, ctx.seed = x.contiguous(), _seed() if p else 0
+        ctx.p, ctx.factor, ctx.rank, ctx.dtype = p, factor, len(a), a.dtype
+        a_ri, b_ro = _by_fours(a), _by_fours(b.T * factor)
+        kernels = cast("ModuleType", kernels_for(x))
+        low = kernels.adapted_(y, x, a_ri, b_ro, ctx.seed, p)
+        ctx.mark_dirty(y)
+        ctx.save_for_backward(x, a_ri, b_ro, low)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, *_ = saved = ctx.saved_tensors
+        kernels, grad = cast("ModuleType", kernels_for(x)), grads[0].contiguous()
+        dx, da, db = kernels.adapted_backward(grad, *saved, ctx.seed, ctx.p)
+        da, db = da[: ctx.rank], db[: ctx.rank].T * ctx.factor
+        return grads[0], dx, da.to(ctx.dtype), db.to(ctx.dtype), None, None
+
+
+def _by_fours(weight: Tensor) -> Tensor:
+    """In float32, with rows of zeros up to a multiple of four, which is what the loops take."""
+    return pad(weight.float(), (0, 0, 0, -len(weight) % 4)).contiguous()
+
+
+def _seed() -> int:
+    """From torch's generator, so that its state says all."""
+    return int(torch.randint(1 << 62, ()))
 
 
 class _DroppedLinear(torch.autograd.Function):
@@ -32,7 +70,7 @@ class _DroppedLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, a: Tensor, p: float) -> Tensor:
         ctx.save_for_backward(x, a)
-        ctx.seed, ctx.p = int(torch.randint(1 << 62, ())), p
+        ctx.seed, ctx.p = _seed(), p
         return linear(_without(x, ctx.seed, p), a)
 
     @staticmethod
@@ -44,12 +82,7 @@ class _DroppedLinear(torch.autograd.Function):
 
 
 def _without(x: Tensor, seed: int, p: float) -> Tensor:
-    """A copy of x with 0 in place of elements that a seed draws with probability p.
-
-    A seed that torch's generator has given, so that its state says all.
-    """
-    if kernels := kernels_for(x):
-        return cast("Tensor", kernels.without(x, seed, p))
+    """A copy of x with 0 in place of elements that a seed draws with probability p."""
     generator = torch.Generator(x.device).manual_seed(seed)
     left_out = torch.empty(x.shape, dtype=torch.bool, device=x.device)
     return x.masked_fill(left_out.bernoulli_(p, generator=generator), 0)
@@ -70,10 +103,15 @@ def _forward(layer: Linear, x: Tensor) -> Tensor:
     if not layer.training or layer.merged:
         return Linear.forward(layer, x)
     result: Tensor = layer.base_layer(x)
+    by_loops = kernels_for(x) and result.dtype == x.dtype and result.is_contiguous()
     for name in layer.active_adapters:
         p = getattr(layer.lora_dropout[name], "p", 0.0)
         a, b = (cast("Tensor", half[name].weight) for half in (layer.lora_A, layer.lora_B))
-        a, b = a.to(x.dtype), (b * (layer.scaling[name] / (1 - p))).to(x.dtype)  # 1 - p: on average
+        factor = layer.scaling[name] / (1 - p)  # 1 - p: the same on average
+        if by_loops:
+            result = _Adapted.apply(result, x, a, b, factor, p)  # type: ignore[no-untyped-call]
+            continue
+        a, b = a.to(x.dtype), (b * factor).to(x.dtype)
         low: Tensor = _DroppedLinear.apply(x, a, p) if p else linear(x, a)  # type: ignore[no-untyped-call]
         result = result + linear(low, b)
     return result

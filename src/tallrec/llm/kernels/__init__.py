@@ -11,10 +11,12 @@ from tallrec.llm.kernels.layers import (
     norm,
     norm_backward,
     rotated,
-    without,
 )
+from tallrec.llm.kernels.lora import adapted_, adapted_backward
 
 __all__ = [
+    "adapted_",
+    "adapted_backward",
     "add_rows_",
     "gated",
     "gated_backward",
@@ -25,5 +27,4 @@ __all__ = [
     "scaled_",
     "softmax_",
     "softmax_backward_",
-    "without",
 ]

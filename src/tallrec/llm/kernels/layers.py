@@ -11,10 +11,7 @@ from torch import Tensor
 
 from tallrec.llm.kernels.native import (
     FLOAT,
-    LONG,
     LOOP,
-    PART,
-    UINT,
     compiled,
     either,
     narrow,
@@ -170,39 +167,4 @@ def rotated(x_bthd: Tensor, cos_btd: Tensor, sin_btd: Tensor, sign: float = 1.0)
     x, out = x_bthd.contiguous(), torch.empty(x_bthd.shape, dtype=x_bthd.dtype)
     cos, sin = (y.expand(*x.shape[:2], -1).contiguous() for y in (cos_btd, sin_btd))
     run(_rotated_loop, x, out, cos, sin, torch.tensor([sign]))
-    return out
-
-
-@njit(**PART)
-def _hashed(i: Any, key: Any, other: Any) -> Any:
-    """32 bits of the i-th number of two keys (the mixing is Wellons' lowbias32, 2018)."""
-    bits = UINT(UINT(i * UINT(0x9E3779B9)) + key)
-    bits = UINT(UINT(bits ^ UINT(bits >> UINT(16))) * UINT(0x7FEB352D))
-    bits = UINT(UINT(bits ^ UINT(bits >> UINT(15))) ^ other)
-    bits = UINT(bits * UINT(0x846CA68B))
-    return UINT(bits ^ UINT(bits >> UINT(16)))
-
-
-@njit(**LOOP)
-def _without(job: Any, dtype: Any) -> None:
-    x, out, numbers = rows(job, 0, dtype), rows(job, 1, dtype), rows(job, 2, LONG)
-    key, other, least = UINT(numbers[0, 0]), UINT(numbers[0, 1]), UINT(numbers[0, 2])
-    start, stop = share(job[1])
-    for i in range(start, stop):
-        x_d, out_d, before = x[i], out[i], UINT(i * x.shape[1])
-        for j in range(len(x_d)):
-            number = _hashed(UINT(before + UINT(j)), key, other)
-            out_d[j] = dtype(0) if number < least else x_d[j]
-
-
-@compiled
-def _without_loop(job: Any) -> None:
-    either(_without, job)
-
-
-def without(x: Tensor, seed: int, p: float) -> Tensor:
-    """A copy of x with 0 in place of elements that a seed draws with probability p."""
-    x, out = x.contiguous(), torch.empty(x.shape, dtype=x.dtype)
-    key, other = np.random.SeedSequence(seed).generate_state(2).tolist()
-    run(_without_loop, x, out, torch.tensor([key, other, min(round(p * 2**32), 2**32 - 1)]))
     return out

@@ -71,7 +71,7 @@ def run(loop: Any, *arrays: Tensor) -> None:
     _openmp.GOMP_parallel(loop.address, ctypes.addressof(job), threads, 0)
 
 
-_thread = types.ExternalFunction("omp_get_thread_num", types.int32())
+thread: Any = types.ExternalFunction("omp_get_thread_num", types.int32())
 _threads = types.ExternalFunction("omp_get_num_threads", types.int32())
 
 
@@ -86,8 +86,8 @@ def _pointer(_context: Any, address: Any) -> Any:
 @njit(**PART)
 def share(n: Any) -> Any:
     """This thread's part of n rows, from and to."""
-    thread, threads = _thread(), _threads()
-    return n * thread // threads, n * (thread + 1) // threads  # type: ignore[operator]
+    number, threads = thread(), _threads()
+    return n * number // threads, n * (number + 1) // threads
 
 
 @njit(**PART)
