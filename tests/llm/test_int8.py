@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from scipy.linalg import hadamard
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Config
 
-from tallrec.llm import int8
+from tallrec.llm import int8, int8_products
 from tallrec.llm.adapter import attach_lora
 from tallrec.llm.backbone import Backbone
 from tallrec.llm.fused import kernels_for
 from tallrec.llm.int8 import reading_in_int8, tuning_in_int8
+from tallrec.llm.lean import lean_layers
 from tallrec.llm.scoring import score_rows
 from tallrec.llm.tuning import TuningOptions, tune
 from tallrec.prompts.answers import TokenRow
@@ -32,6 +33,8 @@ FAMILIES = {
     "qwen2": Qwen2Config(**WIDE),
     "gpt2": GPT2Config(**{**SMALL, "n_embd": 128, "n_layer": 2, "n_head": 4, "n_positions": 256}),
 }
+PARTS = 5  # of a layer: four projections of attention and an MLP, ...
+MATRICES = 6  # ... of which gate and up are one
 
 
 def model_of(name, dtype=torch.float32):
@@ -82,6 +85,27 @@ def test_rows_are_rounded_to_the_nearest_of_254_steps(dtype, n, width, scale):
 
 
 @needs_loops
+@settings(deadline=None)
+@given(st.sampled_from([torch.float32, torch.bfloat16]), st.integers(1, 20), st.integers(1, 3))
+def test_gates_are_rounded_as_they_would_be_in_float32(dtype, n, width):
+    generator = torch.Generator().manual_seed(n)
+    d = 64 * width
+    both, grad = (torch.randn(1, n, k, generator=generator).to(dtype) for k in (2 * d, d))
+    scale, grad_scale = (torch.rand(1, n, 1, generator=generator) + 0.5 for _ in range(2))
+    wide = (both.float() * scale).requires_grad_()
+    gate, up = wide.chunk(2, dim=-1)
+    inner = torch.nn.functional.silu(gate) * up
+    inner.backward(grad.float() * grad_scale)
+    for (whole, steps), expected in (
+        (KERNELS.gated_rounded(both, scale), inner.detach()),
+        (KERNELS.gated_backward_rounded(grad, grad_scale, both, scale), wide.grad),
+    ):
+        found = (whole.float() - 128) * steps
+        assert ((found - rotated(expected)).abs() <= 0.51 * steps).all()
+        assert (steps[..., 0] <= 1.001 * rotated(expected).abs().amax(-1) / 127).all()
+
+
+@needs_loops
 def test_what_is_not_a_number_stays_so():
     x = torch.ones(3, 64)
     x[1, 5], x[2, 5] = torch.nan, torch.inf
@@ -89,6 +113,8 @@ def test_what_is_not_a_number_stays_so():
     scaled = KERNELS.scaled_(whole.float(), steps)
     assert scaled[0].isfinite().all()
     assert not scaled[1:].isfinite().any()
+    whole, steps = KERNELS.gated_rounded(x.repeat(1, 2), torch.ones(3, 1))
+    assert steps[:, 0].isfinite().tolist() == [True, False, False]
 
 
 @needs_int8
@@ -99,7 +125,8 @@ def test_a_channel_a_hundred_times_as_large_leaves_steps_for_the_rest():
     x[:, 7] *= 100
     layer.weight.data[:, 7] /= 100  # as in language models: what is large is weighed little
     own = layer(x)
-    ours = int8._read(layer, int8._Weight.made(layer.weight), int8._Inputs(), x)
+    weight = int8_products.Weight.made(layer.weight.data, ())
+    ours = int8._read(layer, weight, int8_products.Inputs(), x)
     steps = x.abs().amax(1, keepdim=True) / 127
     plain = layer((x / steps).round() * steps)
     assert (ours - own).norm() < 0.3 * (plain - own).norm()
@@ -126,8 +153,8 @@ def test_only_wide_plain_layers_of_the_decoder_are_replaced():
     model.model.layers[0].mlp.gate_proj = torch.nn.Linear(128, 8)  # a router's size
     with reading_in_int8(model):
         inside = own_forwards(model)
-    assert len(inside) == 3 * 7 - 1
-    assert all(name.endswith("_proj") for name in inside)
+    assert len(inside) == 3 * PARTS + 1
+    assert all(name.endswith(("_proj", "mlp")) for name in inside)
     narrow = tiny_model("llama")  # 32 wide
     with reading_in_int8(narrow):
         assert own_forwards(narrow) == []
@@ -196,7 +223,7 @@ def test_gradients_are_nearly_the_models_own(name, dtype):
     model = model.to(dtype)
     with tuning_in_int8(model):
         ours, found = gradients(model, targets)
-        assert len(own_forwards(model)) == 3 * 7
+        assert len(own_forwards(model)) == 3 * PARTS
     assert own_forwards(model) == []
     assert found.shape == expected.shape
     cosine = torch.nn.functional.cosine_similarity
@@ -209,7 +236,7 @@ def test_gradients_are_nearly_the_models_own(name, dtype):
 def test_validation_while_tuning_is_as_without():
     model, rows = adapted(), random_rows(10)
     expected = score_rows(model, rows, ANSWERS)
-    with tuning_in_int8(model):
+    with lean_layers(model), tuning_in_int8(model):
         np.testing.assert_array_equal(score_rows(model, rows, ANSWERS), expected)
     model.train()
     assert (score_rows(model, rows, ANSWERS, int8=True) != expected).all()
@@ -217,25 +244,25 @@ def test_validation_while_tuning_is_as_without():
 
 @needs_int8
 def test_weights_are_rounded_once_until_they_change(monkeypatch):
-    made, make = [], int8._Weight.made
-    monkeypatch.setattr(int8._Weight, "made", lambda weight: made.append(weight) or make(weight))
+    made, make = [], int8_products.Weight.made
+    monkeypatch.setattr(int8_products.Weight, "made", lambda *of: made.append(of) or make(*of))
     model = adapted()
     for _ in range(2):
         with tuning_in_int8(model):
-            assert len(made) == 2 * 3 * 7
+            assert len(made) == 2 * 3 * MATRICES
     with torch.no_grad():
         model.get_submodule("model.model.layers.0.mlp.up_proj").weight.mul_(0.5)
     with tuning_in_int8(model):
-        assert len(made) == 2 * 3 * 7 + 2
+        assert len(made) == 2 * 3 * MATRICES + 2
     score_rows(model, random_rows(3), ANSWERS, int8=True)  # with the adapter in queries and values
-    assert len(made) == 2 * 3 * 7 + 2 + 3 * 2
+    assert len(made) == 2 * 3 * MATRICES + 2 + 3 * 2
 
 
 @needs_int8
 def test_nothing_is_drawn():
     """Else a seed's adapter would depend on what a process did before."""
     model, before = adapted(), torch.random.get_rng_state()
-    int8._works.cache_clear()
+    int8_products.works.cache_clear()
     with tuning_in_int8(model):
         assert own_forwards(model)
     assert torch.equal(torch.random.get_rng_state(), before)

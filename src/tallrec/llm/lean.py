@@ -177,6 +177,12 @@ def _leaner(module: Any) -> Callable[..., Any] | None:
     return None
 
 
+def is_silu_gated(module: nn.Module) -> bool:
+    """Whether a module is found to compute down(silu(gate) * up)."""
+    gated = dict(module.named_children()).keys() == _GATED and isinstance(module.act_fn, _SILU)
+    return gated and _leaner(module) is _gated
+
+
 def _leaner_last(
     model: PreTrainedModel | PeftModel, leaner: dict[nn.Module, Any]
 ) -> nn.Module | None:

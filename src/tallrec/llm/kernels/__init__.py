@@ -4,7 +4,7 @@ On a CPU, in bfloat16 and float32 (`tallrec.llm.fused` tells); computed in float
 """
 
 from tallrec.llm.kernels.attention import add_rows_, softmax_, softmax_backward_
-from tallrec.llm.kernels.int8 import rounded, scaled_
+from tallrec.llm.kernels.int8 import gated_backward_rounded, gated_rounded, rounded, scaled_
 from tallrec.llm.kernels.layers import (
     gated,
     gated_backward,
@@ -20,6 +20,8 @@ __all__ = [
     "add_rows_",
     "gated",
     "gated_backward",
+    "gated_backward_rounded",
+    "gated_rounded",
     "norm",
     "norm_backward",
     "rotated",

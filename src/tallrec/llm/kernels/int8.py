@@ -19,6 +19,7 @@ from tallrec.llm.kernels.native import (
     rows,
     run,
     share,
+    sigmoid,
     wide,
 )
 
@@ -47,25 +48,31 @@ def _rotate(x_d: Any) -> None:
 
 
 @njit(**LOOP)
+def _round(buffer: Any, out_d: Any) -> Any:
+    """A row, rotated and rounded, into out_d; the size of its steps."""
+    _rotate(buffer)
+    most = INT(0)
+    for j in range(len(buffer)):
+        bits = INT(FLOAT(buffer[j]).view(np.int32) & INT(0x7FFFFFFF))
+        most = bits if bits > most else most
+    top = INT(most).view(np.float32)
+    factor = FLOAT(127) / top if top > 0 else FLOAT(0)
+    for j in range(len(buffer)):
+        out_d[j] = BYTE(INT(buffer[j] * factor + FLOAT(128.5)))
+    return top / FLOAT(127)
+
+
+@njit(**LOOP)
 def _rounded(job: Any, dtype: Any) -> None:
     x, out = rows(job, 0, dtype), rows(job, 1, BYTE)
     steps = rows(job, 2, FLOAT)
     buffer = np.empty(x.shape[1], FLOAT)
     start, stop = share(job[1])
     for i in range(start, stop):
-        x_d, out_d = x[i], out[i]
+        x_d = x[i]
         for j in range(len(x_d)):
             buffer[j] = wide(x_d[j])
-        _rotate(buffer)
-        most = INT(0)
-        for j in range(len(buffer)):
-            bits = INT(FLOAT(buffer[j]).view(np.int32) & INT(0x7FFFFFFF))
-            most = bits if bits > most else most
-        top = INT(most).view(np.float32)
-        factor = FLOAT(127) / top if top > 0 else FLOAT(0)
-        steps[i, 0] = top / FLOAT(127)
-        for j in range(len(buffer)):
-            out_d[j] = BYTE(INT(buffer[j] * factor + FLOAT(128.5)))
+        steps[i, 0] = _round(buffer, out[i])
 
 
 @compiled
@@ -107,3 +114,74 @@ def scaled_(x: Tensor, scale: Tensor) -> Tensor:
     """Rows times a number each, in place."""
     run(_scaled_loop, x, scale)
     return x
+
+
+@njit(**LOOP)
+def _gated_rounded(job: Any, dtype: Any) -> None:
+    both, scale = rows(job, 0, dtype), rows(job, 1, FLOAT)
+    out, steps = rows(job, 2, BYTE), rows(job, 3, FLOAT)
+    buffer = np.empty(out.shape[1], FLOAT)
+    start, stop = share(job[1])
+    for i in range(start, stop):
+        gate, up, factor = both[i, : len(buffer)], both[i, len(buffer) :], scale[i, 0]
+        for j in range(len(buffer)):
+            g = wide(gate[j]) * factor
+            buffer[j] = g * sigmoid(g) * wide(up[j]) * factor
+        steps[i, 0] = _round(buffer, out[i])
+
+
+@compiled
+def _gated_rounded_loop(job: Any) -> None:
+    either(_gated_rounded, job)
+
+
+def gated_rounded(both: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """silu(gate) * up as `rounded` gives it.
+
+    Args:
+        both: gate and up side by side, [.., 2 d], each row to be scaled.
+        scale: By these, float32 [.., 1].
+    """
+    out = torch.empty(*both.shape[:-1], both.shape[-1] // 2, dtype=torch.uint8)
+    steps = torch.empty_like(scale)
+    run(_gated_rounded_loop, both, scale, out, steps)
+    return out, steps
+
+
+@njit(**LOOP)
+def _gated_backward_rounded(job: Any, dtype: Any) -> None:
+    grad, grad_scale, both = rows(job, 0, dtype), rows(job, 1, FLOAT), rows(job, 2, dtype)
+    scale, out, steps = rows(job, 3, FLOAT), rows(job, 4, BYTE), rows(job, 5, FLOAT)
+    width, buffer = grad.shape[1], np.empty(both.shape[1], FLOAT)
+    d_gate, d_up = buffer[:width], buffer[width:]
+    start, stop = share(job[1])
+    for i in range(start, stop):
+        grad_d, gate, up = grad[i], both[i, :width], both[i, width:]
+        factor, grad_factor = scale[i, 0], grad_scale[i, 0]
+        for j in range(len(grad_d)):
+            g, slope = wide(gate[j]) * factor, wide(grad_d[j]) * grad_factor
+            s = sigmoid(g)
+            d_up[j] = slope * g * s
+            d_gate[j] = slope * wide(up[j]) * factor * s * (FLOAT(1) + g * (FLOAT(1) - s))
+        steps[i, 0] = _round(buffer, out[i])
+
+
+@compiled
+def _gated_backward_rounded_loop(job: Any) -> None:
+    either(_gated_backward_rounded, job)
+
+
+def gated_backward_rounded(
+    grad: Tensor, grad_scale: Tensor, both: Tensor, scale: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The gradients of gate and up side by side as `rounded` gives them; see `gated_rounded`.
+
+    Args:
+        grad: Of silu(gate) * up, [.., d], each row to be scaled.
+        grad_scale: By these, float32 [.., 1].
+        both: As there.
+        scale: As there.
+    """
+    out, steps = torch.empty(both.shape, dtype=torch.uint8), torch.empty_like(scale)
+    run(_gated_backward_rounded_loop, grad, grad_scale, both, scale, out, steps)
+    return out, steps
