@@ -102,9 +102,11 @@ class _TreeAttention(torch.autograd.Function):
         ctx.plan, ctx.scaling = plan, scaling
         sizes = [len(rows.q) for rows in blocks]
         out_rd = blocks[0].scratch("out", q_nhd, sum(sizes), q_nhd.shape[-1])
+        ctx.bases = []
         for rows, part_rd in zip(blocks, torch.split(out_rd, sizes), strict=True):
-            weights = rows.weights(rows.queries("q", q_nhd), rows.keys("k", k_cgd), scaling)
+            weights, bases = rows.weights(rows.queries("q", q_nhd), rows.keys("k", k_cgd), scaling)
             rows.sums(weights, rows.keys("v", v_cgd), part_rd)
+            ctx.bases.append(bases)
         return out_rd.index_select(0, back).view_as(q_nhd)
 
     @staticmethod
@@ -116,13 +118,13 @@ class _TreeAttention(torch.autograd.Function):
         )
         sizes = [len(rows.q) for rows in blocks]
         dq_rd = blocks[0].scratch("out", q_nhd, sum(sizes), q_nhd.shape[-1])
-        for rows, part_rd in zip(blocks, torch.split(dq_rd, sizes), strict=True):
+        parts = zip(blocks, torch.split(dq_rd, sizes), ctx.bases, strict=True)
+        for rows, part_rd, bases in parts:
             q_brd, keys = rows.queries("q", q_nhd), rows.keys("k", k_cgd)
             do_brd, values = rows.queries("do", grads[0]), rows.keys("v", v_cgd)
             if rows.real is not None:
                 do_brd *= rows.real.view(*do_brd.shape[:2], 1)
-            weights = rows.weights(q_brd, keys, ctx.scaling)
-            slopes = rows.slopes(weights, do_brd, values, ctx.scaling)
+            weights, slopes = rows.slopes(q_brd, keys, do_brd, values, bases, ctx.scaling)
             rows.sums(slopes, keys, part_rd)
             rows.add(dv_cgd, weights, do_brd)
             rows.add(dk_cgd, slopes, q_brd)

@@ -96,21 +96,31 @@ class BlockRows:
             torch.bmm(x_grd, shared_gsd.transpose(1, 2), out=shared)
         return own, shared
 
-    def weights(self, q_brd: Tensor, keys: _Pair, scaling: float) -> _Pair:
-        """Softmax of the scores, over own and shared keys together."""
+    def weights(self, q_brd: Tensor, keys: _Pair, scaling: float) -> tuple[_Pair, Tensor | None]:
+        """Softmax of the scores, over own and shared keys together; and what `slopes` needs."""
         own, shared = self.products("weights", q_brd, keys)
         kernels = kernels_for(own)
         softmax_ = kernels.softmax_ if kernels else _softmax_
-        softmax_(own, shared, self.seen, scaling)
-        return own, shared
+        return (own, shared), softmax_(own, shared, self.seen, scaling)
 
-    def slopes(self, weights: _Pair, do_brd: Tensor, values: _Pair, scaling: float) -> _Pair:
-        """The gradients of the scores."""
+    def slopes(
+        self,
+        q_brd: Tensor,
+        keys: _Pair,
+        do_brd: Tensor,
+        values: _Pair,
+        bases: Tensor | None,
+        scaling: float,
+    ) -> tuple[_Pair, _Pair]:
+        """The weights again, and the gradients of the scores."""
+        weights = self.products("weights", q_brd, keys)
         slopes = self.products("slopes", do_brd, values)
-        kernels = kernels_for(do_brd)
-        softmax_backward_ = kernels.softmax_backward_ if kernels else _softmax_backward_
-        softmax_backward_(*weights, *slopes, scaling)
-        return slopes
+        if kernels := kernels_for(do_brd):
+            kernels.softmax_backward_(*weights, *slopes, self.seen, bases, scaling)
+        else:
+            _softmax_(*weights, self.seen, scaling)
+            _softmax_backward_(*weights, *slopes, scaling)
+        return weights, slopes
 
     def sums(self, weights: _Pair, keys: _Pair, out: Tensor) -> None:
         """Of what belongs to the keys, weighted, for each query: into out, [b r, d]."""
@@ -135,7 +145,7 @@ class BlockRows:
 
 
 def _softmax_(own: Tensor, shared: Tensor, seen: Tensor, scaling: float) -> None:
-    """As `kernels.softmax_`, by torch."""
+    """Softmax of scaling times scores, in place, as `kernels.softmax_` by torch."""
     own_rk, shared_rs = own.view(len(seen), -1), shared.view(len(seen), -1)
     unseen = torch.arange(own_rk.shape[1], device=own.device) >= seen
     scores = torch.cat([own_rk.masked_fill(unseen, -torch.inf), shared_rs], dim=1)
@@ -147,7 +157,7 @@ def _softmax_(own: Tensor, shared: Tensor, seen: Tensor, scaling: float) -> None
 def _softmax_backward_(
     own: Tensor, shared: Tensor, d_own: Tensor, d_shared: Tensor, scaling: float
 ) -> None:
-    """As `kernels.softmax_backward_`, by torch."""
+    """Turns gradients of `_softmax_`'s results into those of the scores, in place."""
     rows = own.shape[:-1].numel()
     pairs = [(p.view(rows, -1), d.view(rows, -1)) for p, d in ((own, d_own), (shared, d_shared))]
     drift_pr1 = torch.stack([(p.float() * d.float()).sum(1, keepdim=True) for p, d in pairs])

@@ -33,7 +33,7 @@ _LEAST = INT(-0x7FFFFFFF)
 @njit(**LOOP)
 def _softmax(job: Any, dtype: Any) -> None:
     own, shared, seen = rows(job, 0, dtype), rows(job, 1, dtype), rows(job, 2, INT)
-    factor = rows(job, 3, FLOAT)[0, 0] * LOG2_E
+    factor, bases = rows(job, 3, FLOAT)[0, 0] * LOG2_E, rows(job, 4, FLOAT)
     exp_own, exp_shared = np.empty(own.shape[1], FLOAT), np.empty(shared.shape[1], FLOAT)
     start, stop = share(job[1])
     for i in range(start, stop):
@@ -59,7 +59,7 @@ def _softmax(job: Any, dtype: Any) -> None:
             exp = exp2((wide(shared_s[j]) - top) * factor)
             exp_shared[j] = exp
             total += exp
-        inverse = FLOAT(1) / total
+        inverse, bases[i, 0] = FLOAT(1) / total, top * factor + np.log2(total)
         for j in range(len(own_k)):
             own_k[j] = narrow(exp_own[j] * inverse, own_k[j])
         for j in range(len(shared_s)):
@@ -73,7 +73,7 @@ def _softmax_loop(job: Any) -> None:
     either(_softmax, job)
 
 
-def softmax_(own: Tensor, shared: Tensor, seen: Tensor, scaling: float) -> None:
+def softmax_(own: Tensor, shared: Tensor, seen: Tensor, scaling: float) -> Tensor:
     """Softmax of scaling times scores, in place.
 
     Args:
@@ -81,29 +81,44 @@ def softmax_(own: Tensor, shared: Tensor, seen: Tensor, scaling: float) -> None:
         shared: More scores of the same rows, [.., s], all seen; s may be 0.
         seen: How many of its own keys a row sees, at least 1, int32 [rows, 1].
         scaling: A positive factor of all scores.
+
+    Returns:
+        What `softmax_backward_` needs of each row, float32 [rows, 1]: the logarithm of the sum of
+        its exponentials, to base 2.
     """
-    run(_softmax_loop, own, shared, seen, torch.tensor([scaling]))
+    bases = torch.empty(len(seen), 1)
+    run(_softmax_loop, own, shared, seen, torch.tensor([scaling]), bases)
+    return bases
 
 
 @njit(**LOOP)
 def _softmax_backward(job: Any, dtype: Any) -> None:
     own, shared = rows(job, 0, dtype), rows(job, 1, dtype)
     d_own, d_shared = rows(job, 2, dtype), rows(job, 3, dtype)
-    scaling = rows(job, 4, FLOAT)[0, 0]
+    seen, bases = rows(job, 4, INT), rows(job, 5, FLOAT)
+    scaling = rows(job, 6, FLOAT)[0, 0]
+    factor = scaling * LOG2_E
+    own_p, shared_p = np.empty(own.shape[1], FLOAT), np.empty(shared.shape[1], FLOAT)
     start, stop = share(job[1])
     for i in range(start, stop):
+        n, base, drift = seen[i, 0], bases[i, 0], FLOAT(0)
         own_k, shared_s, d_own_k, d_shared_s = own[i], shared[i], d_own[i], d_shared[i]
-        drift = FLOAT(0)
         for j in range(len(own_k)):
-            drift += wide(own_k[j]) * wide(d_own_k[j])
+            p = exp2(wide(own_k[j]) * factor - base)
+            p = p if INT(j) < n else FLOAT(0)
+            own_p[j] = p
+            drift += p * wide(d_own_k[j])
         for j in range(len(shared_s)):
-            drift += wide(shared_s[j]) * wide(d_shared_s[j])
+            p = exp2(wide(shared_s[j]) * factor - base)
+            shared_p[j] = p
+            drift += p * wide(d_shared_s[j])
         for j in range(len(own_k)):
-            slope = wide(own_k[j]) * (wide(d_own_k[j]) - drift) * scaling
-            d_own_k[j] = narrow(slope, own_k[j])
+            d_own_k[j] = narrow(own_p[j] * (wide(d_own_k[j]) - drift) * scaling, own_k[j])
+            own_k[j] = narrow(own_p[j], own_k[j])
         for j in range(len(shared_s)):
-            slope = wide(shared_s[j]) * (wide(d_shared_s[j]) - drift) * scaling
+            slope = shared_p[j] * (wide(d_shared_s[j]) - drift) * scaling
             d_shared_s[j] = narrow(slope, shared_s[j])
+            shared_s[j] = narrow(shared_p[j], shared_s[j])
 
 
 @compiled
@@ -112,10 +127,19 @@ def _softmax_backward_loop(job: Any) -> None:
 
 
 def softmax_backward_(
-    own: Tensor, shared: Tensor, d_own: Tensor, d_shared: Tensor, scaling: float
+    own: Tensor,
+    shared: Tensor,
+    d_own: Tensor,
+    d_shared: Tensor,
+    seen: Tensor,
+    bases: Tensor,
+    scaling: float,
 ) -> None:
-    """Turns gradients of `softmax_`'s results into those of the scores, in place."""
-    run(_softmax_backward_loop, own, shared, d_own, d_shared, torch.tensor([scaling]))
+    """Turns scores into what `softmax_` made of them, and gradients of that into the scores'.
+
+    In place; `bases` is what `softmax_` gave.
+    """
+    run(_softmax_backward_loop, own, shared, d_own, d_shared, seen, bases, torch.tensor([scaling]))
 
 
 @njit(**LOOP)
