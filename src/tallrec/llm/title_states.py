@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
 from tallrec.llm.forward import last_hidden
+from tallrec.llm.int8 import reading_in_int8
+from tallrec.llm.lean import lean_layers
 from tallrec.progress import OnProgress, silent
 from tallrec.prompts.answers import tokenize
 from tallrec.prompts.text import quoted
@@ -24,6 +27,7 @@ def title_states(
     *,
     domain: str,
     batch_tokens: int = 4096,
+    int8: bool = False,
     on_progress: OnProgress = silent,
 ) -> FloatArray:
     """The last hidden states after `In my opinion, the movie "T" is a`.
@@ -34,6 +38,7 @@ def title_states(
         catalog: `item`, `title`, `creator` (null where unknown), n rows.
         domain: The noun for an item.
         batch_tokens: Tokens in one forward pass.
+        int8: Whether linear layers multiply in eight bits, where the machine can.
         on_progress: Called after each batch with rows done and rows in all.
 
     Returns:
@@ -44,8 +49,9 @@ def title_states(
     prompts = [tokens.ids for tokens in tokenize(tokenizer, texts)] if texts else []
     states = np.zeros((len(prompts), model.config.get_text_config().hidden_size))
     done = 0
-    for rows, hidden_nd in last_hidden(model, prompts, batch_tokens):
-        states[rows] = hidden_nd.double().cpu().numpy()
-        done += len(rows)
-        on_progress(done, len(prompts), "")
+    with lean_layers(model), reading_in_int8(model) if int8 else nullcontext():
+        for rows, hidden_nd in last_hidden(model, prompts, batch_tokens):
+            states[rows] = hidden_nd.double().cpu().numpy()
+            done += len(rows)
+            on_progress(done, len(prompts), "")
     return states

@@ -118,6 +118,7 @@ def processes_of(
                 titles,
                 domain=domain,
                 batch_tokens=run.recipe.evaluation.batch_tokens,
+                int8=run.recipe.evaluation.int8,
                 on_progress=on_progress,
             )
 
