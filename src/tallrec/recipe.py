@@ -109,9 +109,9 @@ class _Stage(_Strict):
     """Rows in one forward pass; bounds memory."""
     weight_decay: float = Field(0.0, ge=0)
     gradient_checkpointing: bool = False
+    """Whether activations are computed twice to save memory."""
     int8: bool = False
     """Whether products with frozen weights are of eight bits, on CPUs that can."""
-    """Whether activations are computed twice to save memory."""
     patience: int = Field(3, ge=1)
     """Validations without a better AUC before tuning stops."""
 
