@@ -265,25 +265,25 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     chosen = [TASKS[name] for name in options.tasks.split(",")]
-    before = json.loads(options.out.read_text()) if options.out.exists() else []
-    names = {task.name for task in chosen}
+    found: list[dict] = json.loads(options.out.read_text()) if options.out.exists() else []
 
-    def is_new(result: dict) -> bool:
-        return result["name"] in names and result["machine"] == machine()
+    def is_of(result: dict, *tasks: Task) -> bool:
+        return result["name"] in {t.name for t in tasks} and result["machine"] == machine()
 
-    found: list[dict] = [result for result in before if not is_new(result)]
     with tempfile.TemporaryDirectory(prefix="tallrec-benchmark-") as temporary:
         folder = Path(temporary)
         backbone, rate = prepare(folder, options.rows), gemm_rate()
         for task in chosen:
-            found += results(task, rounds(task, options.repeats, folder))
+            measured = results(task, rounds(task, options.repeats, folder))
+            found = [result for result in found if not is_of(result, task)] + measured
             options.out.write_text(json.dumps(found, indent=1) + "\n")
         print(f"\n{machine()}; bfloat16 GEMM {rate:.0f} GFLOP/s")
-        show_work(folder, backbone, rate, [result for result in found if is_new(result)])
+        new = [result for result in found if is_of(result, *chosen)]
+        show_work(folder, backbone, rate, new)
     print(
         f"\n{'task':22} {'against':18} {'dtype':9} {'ratio':>6} {'ours':>9} {'theirs':>9} peak MiB"
     )
-    for result in filter(is_new, found):
+    for result in new:
         print(
             f"{result['name']:22} {result['opponent_name']:18} {result['dtype']:9} "
             f"{result['ratio']:6.2f} {result['ours']:9.2f} {result['opponent']:9.2f} "
