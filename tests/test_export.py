@@ -46,7 +46,9 @@ def expected(planted_run, samples, tiny_folder):
 def tuned_135m(planted_run, out, *, dtype):
     """A run of the embedded model, hardly tuned, on the data of another."""
     settings = ("seeds=[0]", "shots.count=4", "shots.orders=1", "stages.0.epochs=1")
-    recipe = load_recipe("demo", (*settings, f"backbone.dtype={dtype}"))
+    # In the model's dtype, as other engines compute.
+    exact = ("stages.0.int8=false", "evaluation.int8=false", f"backbone.dtype={dtype}")
+    recipe = load_recipe("demo", (*settings, *exact))
     return tune_recipe(recipe, out, data=planted_run.path.parent / "data", say=silent)
 
 

@@ -127,6 +127,7 @@ def test_adapted(dtype, n, i, o, rank, seed, p):
     if p == 0:
         assert stays.all()
     x, y, grad = (drawn(k, 1, n, w, dtype=dtype) for k, w in enumerate((i, o, o)))
+    assert torch.equal(KERNELS.without(x, seed, p), torch.where(stays > 0, x, 0))
     a, b = drawn(3, rank, i, scale=i**-0.5), drawn(4, rank, o)
     wide = [v.float().requires_grad_() for v in (x, a, b)]
     expected = y.float() + wide[0] * stays @ wide[1].T @ wide[2]

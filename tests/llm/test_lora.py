@@ -38,7 +38,7 @@ def by_both(request, monkeypatch):
 
 
 @pytest.mark.usefixtures("by_both")
-@pytest.mark.parametrize("rank", [3, 8])
+@pytest.mark.parametrize("rank", [3, 8, 20])
 def test_without_dropout_gradients_are_pefts_own(backbone, rank):
     model = adapted(backbone, rank=rank, dropout=0.0).train()
     expected = gradients(model)
@@ -68,8 +68,9 @@ def test_dropout_zeroes_its_share_and_only_their_gradients(p):
 
 
 @pytest.mark.usefixtures("by_both")
-def test_torchs_generator_decides_what_is_dropped(backbone):
-    model = adapted(backbone, dropout=0.5).train()
+@pytest.mark.parametrize("rank", [8, 20])
+def test_torchs_generator_decides_what_is_dropped(backbone, rank):
+    model = adapted(backbone, rank=rank, dropout=0.5).train()
     found = []
     with quick_adapters(model):
         for seed in (0, 0, 1):

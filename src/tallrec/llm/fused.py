@@ -29,7 +29,7 @@ def kernels_for(x: Tensor) -> ModuleType | None:
     """The compiled loops, if they can work on a tensor.
 
     They are imported when they are first asked for, which takes a second; on a machine's first
-    time they are compiled, which takes ten.
+    time they are compiled, which takes half a minute.
     """
     if x.device.type != "cpu" or x.dtype not in _DTYPES or openmp() is None:
         return None

@@ -1,9 +1,9 @@
 """LoRA's forward pass while tuning, with less to compute and to keep for the gradients.
 
 PEFT computes an adapter in float32 on a float32 copy of its input, and keeps that. Here compiled
-loops do it in one pass over the layer's input and output, in float32 too; without them the products
-are in the model's dtype, as in mixed precision. Of dropout, a seed is kept for the gradients. In
-float32 without dropout all are the same.
+loops do it in one pass over the layer's input and output, in float32 too; without them, and for
+high ranks, the products are in the model's dtype, as in mixed precision. Of dropout, a seed is kept
+for the gradients. In float32 without dropout all are the same.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from peft import PeftModel
 
+_LOW = 16  # up to this rank, the loops take less time than matrix products
+
 
 class _Adapted(torch.autograd.Function):
     """y + factor B A x, into y, with elements of x left out with probability p; by loops only."""
@@ -34,21 +36,22 @@ class _Adapted(torch.autograd.Function):
         ctx: Any, y: Tensor, x: Tensor, a: Tensor, b: Tensor, factor: float, p: float
     ) -> Tensor:
         x, ctx.seed = x.contiguous(), _seed() if p else 0
-        ctx.p, ctx.factor, ctx.rank, ctx.dtype = p, factor, len(a), a.dtype
+        ctx.p, ctx.factor = p, factor
         a_ri, b_ro = _by_fours(a), _by_fours(b.T * factor)
         kernels = cast("ModuleType", kernels_for(x))
         low = kernels.adapted_(y, x, a_ri, b_ro, ctx.seed, p)
         ctx.mark_dirty(y)
-        ctx.save_for_backward(x, a_ri, b_ro, low)
+        ctx.save_for_backward(x, a, b, low.to(x.dtype))
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, *_ = saved = ctx.saved_tensors
+        x, a, b, low = ctx.saved_tensors
         kernels, grad = cast("ModuleType", kernels_for(x)), grads[0].contiguous()
-        dx, da, db = kernels.adapted_backward(grad, *saved, ctx.seed, ctx.p)
-        da, db = da[: ctx.rank], db[: ctx.rank].T * ctx.factor
-        return grads[0], dx, da.to(ctx.dtype), db.to(ctx.dtype), None, None
+        weights = _by_fours(a), _by_fours(b.T * ctx.factor)
+        dx, da, db = kernels.adapted_backward(grad, x, *weights, low.float(), ctx.seed, ctx.p)
+        da, db = da[: len(a)], db[: len(a)].T * ctx.factor
+        return grads[0], dx, da.to(a.dtype), db.to(b.dtype), None, None
 
 
 def _by_fours(weight: Tensor) -> Tensor:
@@ -83,6 +86,8 @@ class _DroppedLinear(torch.autograd.Function):
 
 def _without(x: Tensor, seed: int, p: float) -> Tensor:
     """A copy of x with 0 in place of elements that a seed draws with probability p."""
+    if kernels := kernels_for(x):
+        return cast("Tensor", kernels.without(x, seed, p))
     generator = torch.Generator(x.device).manual_seed(seed)
     left_out = torch.empty(x.shape, dtype=torch.bool, device=x.device)
     return x.masked_fill(left_out.bernoulli_(p, generator=generator), 0)
@@ -103,12 +108,12 @@ def _forward(layer: Linear, x: Tensor) -> Tensor:
     if not layer.training or layer.merged:
         return Linear.forward(layer, x)
     result: Tensor = layer.base_layer(x)
-    by_loops = kernels_for(x) and result.dtype == x.dtype and result.is_contiguous()
+    loops = kernels_for(x) if result.dtype == x.dtype and result.is_contiguous() else None
     for name in layer.active_adapters:
         p = getattr(layer.lora_dropout[name], "p", 0.0)
         a, b = (cast("Tensor", half[name].weight) for half in (layer.lora_A, layer.lora_B))
         factor = layer.scaling[name] / (1 - p)  # 1 - p: the same on average
-        if by_loops:
+        if loops and len(a) <= _LOW:
             result = _Adapted.apply(result, x, a, b, factor, p)  # type: ignore[no-untyped-call]
             continue
         a, b = a.to(x.dtype), (b * factor).to(x.dtype)

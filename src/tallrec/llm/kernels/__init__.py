@@ -12,7 +12,7 @@ from tallrec.llm.kernels.layers import (
     norm_backward,
     rotated,
 )
-from tallrec.llm.kernels.lora import adapted_, adapted_backward
+from tallrec.llm.kernels.lora import adapted_, adapted_backward, without
 
 __all__ = [
     "adapted_",
@@ -29,4 +29,5 @@ __all__ = [
     "scaled_",
     "softmax_",
     "softmax_backward_",
+    "without",
 ]

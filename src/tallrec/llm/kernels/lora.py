@@ -61,6 +61,30 @@ def _take_all(out: Any, x: Any) -> None:
 
 
 @njit(**LOOP)
+def _without(job: Any, dtype: Any) -> None:
+    x, out, numbers = rows(job, 0, dtype), rows(job, 1, dtype), rows(job, 2, LONG)
+    kept = np.empty(x.shape[1], FLOAT)
+    start, stop = share(job[1])
+    for n in range(start, stop):
+        x_d, out_d = x[n], out[n]
+        _draw(kept, n, numbers)
+        for j in range(len(x_d)):
+            out_d[j] = x_d[j] if kept[j] > 0 else dtype(0)
+
+
+@compiled
+def _without_loop(job: Any) -> None:
+    either(_without, job)
+
+
+def without(x: Tensor, seed: int, p: float) -> Tensor:
+    """A copy of x with 0 in place of elements that a seed draws with probability p."""
+    x, out = x.contiguous(), torch.empty(x.shape, dtype=x.dtype)
+    run(_without_loop, x, out, _numbers(seed, p))
+    return out
+
+
+@njit(**LOOP)
 def _four_products(out: Any, x: Any, weights: Any, r: Any) -> Any:
     """Of a row with four rows of weights, into out from r on."""
     one, two, three, four = weights[r], weights[r + 1], weights[r + 2], weights[r + 3]
