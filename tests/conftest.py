@@ -38,6 +38,7 @@ def planted_run(tmp_path_factory, tiny_folder):
     write_prepared(folder / "data", planted_splits(users=24), info)
     settings = ("backbone.dtype=float32", "shots.count=12", "seeds=[0, 1]", "stages.0.epochs=2")
     settings += (f"backbone.source={tiny_folder}", "evaluation.block=4")
+    settings += ("stages.0.int8=false", "evaluation.int8=false")  # for what is compared to 1e-4
     recipe = load_recipe("demo", settings).model_copy(update={"gaussian_process": None})
     return tune_recipe(recipe, folder / "run", data=folder / "data", say=lambda _line: None)
 
