@@ -274,8 +274,8 @@ def main() -> None:
         folder = Path(temporary)
         backbone, rate = prepare(folder, options.rows), gemm_rate()
         for task in chosen:
-            measured = results(task, rounds(task, options.repeats, folder))
-            found = [result for result in found if not is_of(result, task)] + measured
+            kept = [result for result in found if not is_of(result, task)]
+            found = [*kept, *results(task, rounds(task, options.repeats, folder))]
             options.out.write_text(json.dumps(found, indent=1) + "\n")
         print(f"\n{machine()}; bfloat16 GEMM {rate:.0f} GFLOP/s")
         new = [result for result in found if is_of(result, *chosen)]

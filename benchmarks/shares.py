@@ -1,6 +1,6 @@
 """What the time of tuning and scoring goes to, by torch operator.
 
-    python benchmarks/shares.py
+    python benchmarks/shares.py [--int8]
 
 Paper prompts of MovieLens-100K on SmolLM2-135M, after a warm-up on the same rows.
 """
@@ -44,6 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=64, help="scored; a quarter is tuned on")
     parser.add_argument("--longest", type=int, default=16, help="lines in a table")
+    parser.add_argument("--int8", action="store_true", help="products of eight bits")
     options = parser.parse_args()
     backbone = load_backbone(fetch("smollm2-135m"))
     shape = TEMPLATES["paper"]
@@ -57,13 +58,18 @@ def main() -> None:
         domain="movie",
         max_tokens=512,
     )
-    show("scoring", lambda: score_rows(backbone.model, rows, answers), options.longest)
+
+    def score() -> None:
+        score_rows(backbone.model, rows, answers, int8=options.int8)
+
+    show("scoring", score, options.longest)
     model = attach_lora(backbone)
     tuned = rows[: max(8, len(rows) // 4)]
 
     def run() -> None:
+        chosen = TuningOptions(epochs=1, int8=options.int8)
         with TemporaryDirectory() as folder:
-            tune(model, tuned, answers, TuningOptions(epochs=1), folder=Path(folder))
+            tune(model, tuned, answers, chosen, folder=Path(folder))
 
     show("tuning", run, options.longest)
 

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Con
 from tallrec.llm import int8, int8_products
 from tallrec.llm.adapter import attach_lora
 from tallrec.llm.backbone import Backbone
+from tallrec.llm.forward import takes_trees
 from tallrec.llm.fused import kernels_for
 from tallrec.llm.int8 import reading_in_int8, tuning_in_int8
 from tallrec.llm.lean import lean_layers
@@ -148,12 +149,22 @@ def test_scores_are_nearly_the_models_own(name, dtype):
 
 
 @needs_int8
+def test_a_model_that_is_first_asked_in_eight_bits_takes_trees():
+    model = model_of("llama")
+    with reading_in_int8(model):
+        assert takes_trees(model, 9)
+
+
+@needs_int8
 def test_only_wide_plain_layers_of_the_decoder_are_replaced():
     model = model_of("llama")
-    model.model.layers[0].mlp.gate_proj = torch.nn.Linear(128, 8)  # a router's size
+    narrow, biased = (layer.mlp for layer in model.model.layers[:2])
+    narrow.gate_proj, narrow.up_proj = torch.nn.Linear(128, 8), torch.nn.Linear(128, 8)
+    narrow.down_proj = torch.nn.Linear(8, 128)  # a router's size
+    biased.gate_proj = torch.nn.Linear(128, 256)
     with reading_in_int8(model):
         inside = own_forwards(model)
-    assert len(inside) == 3 * PARTS + 1
+    assert len(inside) == (PARTS - 1) + (PARTS + 2) + PARTS
     assert all(name.endswith(("_proj", "mlp")) for name in inside)
     narrow = tiny_model("llama")  # 32 wide
     with reading_in_int8(narrow):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
-from tallrec.llm.forward import decoder_of
+from tallrec.llm.forward import decoder_of, takes_trees
 from tallrec.llm.fused import kernels_for
 from tallrec.llm.int8_products import (
     BY_COLUMNS,
@@ -70,6 +70,7 @@ def reading_in_int8(model: PreTrainedModel | PeftModel) -> Iterator[None]:
     Args:
         model: A model in evaluation mode on its device, its adapter merged.
     """
+    takes_trees(model, 0)  # tried here: in eight bits a float32 model would seem not to take them
     inputs, forwards = Inputs(), dict[nn.Module, _Forward]()
     mlps, layers = _parts(model)
     for mlp in mlps:
