@@ -28,7 +28,7 @@ class Work:
 
     def __init__(self, folder: Path, task: str, dtype: str) -> None:
         self.folder, self.dtype = folder, dtype
-        self.others_dtype = "bfloat16" if dtype == "int8" else dtype  # than tallrec's products
+        self.others_dtype = "auto" if dtype == "int8" else dtype  # than tallrec's products
         stored = json.loads((folder / f"{task}.json").read_text())
         self.answers = Answers(stored["yes"], stored["no"])
         self.rows = [TokenRow(*row) for row in stored["rows"]]

@@ -6,9 +6,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from tallrec.llm.adapter import attach_lora
+from tallrec.llm.lean import Normed, _norm, lean_layers
 from tallrec.llm.lora import _DroppedLinear, quick_adapters
 from tallrec.llm.merge import fold, merged
 from tests.llm.architectures import tiny_model
+from tests.llm.test_int8 import needs_loops
+from tests.llm.test_lean import bytes_kept
 from tests.llm.test_tuning import losses, same, weights
 from tests.llm.tune_tiny import tune_tiny
 
@@ -47,6 +50,31 @@ def test_without_dropout_gradients_are_pefts_own(backbone, rank):
     assert len(expected) == len(found) > 20
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-4)
+
+
+@needs_loops
+def test_what_an_adapter_reads_is_had_again_from_the_norm_before_it(backbone, monkeypatch):
+    model = adapted(backbone, rank=8, dropout=0.0).train()
+    with lean_layers(model), quick_adapters(model):
+        found, kept = gradients(model), bytes_kept(model)
+        monkeypatch.setattr(Normed, "of", lambda _: None)
+        expected, kept_by_all = gradients(model), bytes_kept(model)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, atol=0, rtol=0)
+    normed = 60 * backbone.model.config.hidden_size * 4  # float32, of one norm
+    layers = backbone.model.config.num_hidden_layers
+    assert kept_by_all - kept == normed * (2 * layers - 1)  # the first has no gradient of its own
+
+
+def test_what_has_changed_since_a_norm_is_not_had_again_from_it():
+    x, norm = torch.randn(2, 8, requires_grad=True), torch.nn.Module()
+    norm.weight, norm.variance_epsilon = torch.randn(8), 1e-6
+    y = _norm(norm, x)
+    torch.testing.assert_close(Normed.of(y)(), y, atol=0, rtol=0)
+    y.mul_(2)
+    assert Normed.of(y) is None
+    assert Normed.of(x) is None
 
 
 def test_adapters_are_pefts_own_again_afterwards(backbone):

@@ -15,7 +15,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from tallrec.llm.converted import converted_folder, keep_converted
-from tallrec.llm.memory import keep_few_kernels, keep_freed_memory
+from tallrec.llm.memory import give_back_freed_memory, keep_few_kernels, keep_freed_memory
 from tallrec.llm.scoring import check_readable
 from tallrec.llm.sharding import is_sharded, make_decodable, sharding_options
 from tallrec.llm.weights import check_shard, quantization
@@ -107,6 +107,7 @@ def load_backbone(
     check_readable(model, name)
     # Of weights that are many, one process reads all for their hash.
     fingerprint = told_by_first(lambda: _fingerprint(folder, gguf, model))
+    give_back_freed_memory()
     return Backbone(name, model, tokenizer, fingerprint)
 
 

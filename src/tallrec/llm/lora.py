@@ -1,9 +1,10 @@
 """LoRA's forward pass while tuning, with less to compute and to keep for the gradients.
 
 PEFT computes an adapter in float32 on a float32 copy of its input, and keeps that. Here compiled
-loops do it in one pass over the layer's input and output, in float32 too; without them, and for
-high ranks, the products are in the model's dtype, as in mixed precision. Of dropout, a seed is kept
-for the gradients. In float32 without dropout all are the same.
+loops do it in one pass over the layer's input and output, in float32 too, and have the input again
+from the norm before it; without them, and for high ranks, the products are in the model's dtype, as
+in mixed precision. Of dropout, a seed is kept for the gradients. In float32 without dropout all are
+the same.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import linear, pad
 
 from tallrec.llm.fused import kernels_for
+from tallrec.llm.lean import Normed
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -35,18 +37,21 @@ class _Adapted(torch.autograd.Function):
     def forward(
         ctx: Any, y: Tensor, x: Tensor, a: Tensor, b: Tensor, factor: float, p: float
     ) -> Tensor:
-        x, ctx.seed = x.contiguous(), _seed() if p else 0
-        ctx.p, ctx.factor = p, factor
+        again, x, ctx.seed = Normed.of(x), x.contiguous(), _seed() if p else 0
+        ctx.p, ctx.factor, ctx.epsilon = p, factor, again.epsilon if again else None
         a_ri, b_ro = _by_fours(a), _by_fours(b.T * factor)
         kernels = cast("ModuleType", kernels_for(x))
         low = kernels.adapted_(y, x, a_ri, b_ro, ctx.seed, p)
         ctx.mark_dirty(y)
-        ctx.save_for_backward(x, a, b, low.to(x.dtype))
+        source = (again.x, again.weight_d) if again else (x, None)
+        ctx.save_for_backward(a, b, low.to(x.dtype), *source)
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, a, b, low = ctx.saved_tensors
+        a, b, low, x, weight_d = ctx.saved_tensors
+        if weight_d is not None:
+            x = Normed(x, weight_d, ctx.epsilon)()
         kernels, grad = cast("ModuleType", kernels_for(x)), grads[0].contiguous()
         weights = _by_fours(a), _by_fours(b.T * ctx.factor)
         dx, da, db = kernels.adapted_backward(grad, x, *weights, low.float(), ctx.seed, ctx.p)

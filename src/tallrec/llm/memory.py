@@ -35,3 +35,9 @@ def keep_freed_memory() -> None:
     if hasattr(library, "mallopt"):  # musl has none
         library.mallopt(_MMAP_THRESHOLD, 1 << 30)
         library.mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def give_back_freed_memory() -> None:
+    """Gives the system what is free now: reading a tokenizer leaves 100 MiB in small holes."""
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
+        library.malloc_trim(0)

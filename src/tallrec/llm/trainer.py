@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
@@ -206,6 +205,8 @@ class RecommendationTrainer(Trainer):
 
 def target_auc(likes: Sequence[bool | None], scores: FloatArray) -> float:
     """AUC of the targets; 0.5 where only one class is there."""
+    from sklearn.metrics import roc_auc_score  # a second to import, and read by few tunings
+
     labels = np.array(likes, dtype=bool)
     return float(roc_auc_score(labels, scores)) if 0 < labels.sum() < len(labels) else 0.5
 
