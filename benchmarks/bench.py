@@ -4,9 +4,10 @@
     python benchmarks/bench.py --tasks score    the same in parts: other results are kept
 
 Every measurement is a process of its own (`systems.py`); systems take turns, the order alternates
-from round to round, and a figure is the median of the rounds. What takes minutes (the port, and
-everything in float32) takes part in every fifth round. Writes `benchmarks/results.json`, where
-results of other tasks and other machines stay.
+from round to round, and a figure is the median of the rounds. Both sides compute in the dtype that
+tallrec would choose on this machine; tallrec also in float32, as the port does, and with products
+of eight bits. What takes minutes (the port, and float32 where bfloat16 is fast) takes part in every
+fifth round. Writes `benchmarks/results.json`, where results of other tasks and other machines stay.
 
 On a machine that others use, set OMP_NUM_THREADS=1: seconds are then the processor's.
 """
@@ -35,7 +36,7 @@ from tallrec.data.movielens import read_movielens_100k
 from tallrec.data.samples import build_samples, in_blocks
 from tallrec.data.splits import split_paper
 from tallrec.llm.adapter import AdapterCard, attach_lora, save_adapter
-from tallrec.llm.backbone import Backbone, load_backbone
+from tallrec.llm.backbone import DTYPES, Backbone, choose_dtype, load_backbone
 from tallrec.llm.gguf_file import write_gguf
 from tallrec.llm.tree import build_tree
 from tallrec.prompts import TEMPLATES
@@ -45,7 +46,8 @@ from tallrec.types import Sample
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
 SHOTS, MAX_TOKENS, BLOCK = 64, 512, 10
-SELDOM = 5  # rounds from one measurement in float32 to the next
+SELDOM = 5  # rounds from one measurement of what takes minutes to the next
+FAST = str(choose_dtype("auto", torch.device("cpu"))).removeprefix("torch.")
 # Root mean square of log-odds, against float32 alone.
 EQUAL = {"float32": 0.02, "bfloat16": 0.1, "int8": 0.2}
 
@@ -56,17 +58,18 @@ class Task:
 
     name: str
     opponents: tuple[tuple[str, str], ...]
-    dtypes: tuple[str, ...] = ("bfloat16",)
+    dtypes: tuple[str, ...]
 
 
-QUICK = ("bfloat16", "int8")
+QUICK = (FAST, "int8")
+ALL = tuple(dict.fromkeys((*QUICK, "float32")))
 PORT, PORT_8 = ("port", "float32"), ("port-8", "float32")
-HF, CACHE = ("tuned-hf", "bfloat16"), ("hf-cache", "bfloat16")
+HF, CACHE = ("tuned-hf", FAST), ("hf-cache", FAST)
 LLAMA = (("llama.cpp", "bfloat16"), ("llama.cpp", "int8"))
 TASKS = {
-    "tune": Task("tune-paper", (PORT, PORT_8, HF, ("trl", "bfloat16")), (*QUICK, "float32")),
-    "score": Task("score-paper", (PORT, HF, *LLAMA), (*QUICK, "float32")),
-    "rank": Task("rank-paper", (PORT, HF, CACHE, *LLAMA), (*QUICK, "float32")),
+    "tune": Task("tune-paper", (PORT, PORT_8, HF, ("trl", FAST)), ALL),
+    "score": Task("score-paper", (PORT, HF, *LLAMA), ALL),
+    "rank": Task("rank-paper", (PORT, HF, CACHE, *LLAMA), ALL),
     "tune-timeline": Task("tune-timeline", (HF,), QUICK),
     "score-timeline": Task("score-timeline", (HF,), QUICK),
     "score-timeline-blocks": Task("score-timeline-blocks", (HF,), QUICK),
@@ -142,7 +145,8 @@ def rounds(task: Task, repeats: int, folder: Path) -> dict[tuple[str, str], list
     found: dict[tuple[str, str], list[dict]] = {}
     for i in range(repeats):
         for system, dtype in systems if i % 2 == 0 else systems[::-1]:
-            if dtype == "float32" and i % SELDOM:
+            takes_minutes = system.startswith("port") or dtype == "float32" != FAST
+            if takes_minutes and i % SELDOM:
                 continue
             measured = measure(system, task.name, dtype, folder)
             if measured is None:
@@ -209,8 +213,8 @@ def rms(gap: np.ndarray) -> float:
 
 
 def gemm_rate() -> float:
-    """GFLOP/s of a bfloat16 product of SmolLM2's MLP on 4,096 tokens, median of 20."""
-    x, w = torch.randn(4096, 576).bfloat16(), torch.randn(1536, 576).bfloat16()
+    """GFLOP/s of a product of SmolLM2's MLP on 4,096 tokens in the fast dtype, median of 20."""
+    x, w = (torch.randn(n, 576).to(DTYPES[FAST]) for n in (4096, 1536))
     seconds = []
     for _ in range(20):
         start = time.perf_counter()
@@ -239,7 +243,7 @@ def show_work(folder: Path, backbone: Backbone, rate: float, found: list[dict]) 
     print(
         f"\n{'task':22} {'tokens':>8} {'distinct':>8} {'tokens/s':>9} {'GFLOP/s':>8} {'of GEMM':>8}"
     )
-    for result in {r["name"]: r for r in found if r["dtype"] == "bfloat16"}.values():
+    for result in {r["name"]: r for r in found if r["dtype"] == FAST}.values():
         stored = json.loads((folder / f"{result['name']}.json").read_text())["rows"]
         rows = [ids[: positions[-1] + 1] for ids, positions, _ in stored]
         tokens, distinct = sum(map(len, rows)), len(build_tree(rows).ids_n)
@@ -277,7 +281,7 @@ def main() -> None:
             kept = [result for result in found if not is_of(result, task)]
             found = [*kept, *results(task, rounds(task, options.repeats, folder))]
             options.out.write_text(json.dumps(found, indent=1) + "\n")
-        print(f"\n{machine()}; bfloat16 GEMM {rate:.0f} GFLOP/s")
+        print(f"\n{machine()}; {FAST} GEMM {rate:.0f} GFLOP/s")
         new = [result for result in found if is_of(result, *chosen)]
         show_work(folder, backbone, rate, new)
     print(

@@ -71,7 +71,7 @@ def port_tune(work: Work, micro_batch: int = 32) -> Callable[[], None]:
 
 
 def hf_tune(work: Work) -> Callable[[], None]:
-    """A careful loop: bfloat16, rows by length, logits of the answers only."""
+    """A careful loop: rows by length, logits of the answers only."""
     model = adapted(work)
     model.train()
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-3)

@@ -91,7 +91,7 @@ def test_known_sizes_of_llama(llama_7b):
     plain = tuning_memory(shape, SETUP, **options, checkpointing=False)
     assert plain.weights == 2 * shape.parameters
     less = tuning_memory(shape, SETUP, **options, checkpointing=True)
-    assert less.activations < plain.activations / 8
+    assert less.activations < plain.activations / 7
     in_int8 = tuning_memory(shape, SETUP, **options, checkpointing=False, int8=True)
     assert 12.8e9 < in_int8.weights - plain.weights < 13.2e9
     in_4_bits = Setup("bfloat16", "nf4", 1, 8, ("q_proj", "v_proj"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import os
 import sys
@@ -180,6 +181,7 @@ app.command()(export)
 def main() -> None:
     """Entry point: mistakes of a user end in one line and exit code 2, never in a traceback."""
     warnings.showwarning = _warn
+    gc.set_threshold(10_000)  # of what torch imports nothing is garbage: half a second of looking
     if rank():  # libraries say the same in every process
         logging.disable(logging.WARNING)
     try:

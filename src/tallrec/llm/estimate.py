@@ -84,8 +84,8 @@ def tuning_memory(
     """
     n = rows * tokens
     size = BYTES[setup.dtype]
-    parameters, _, inputs = shape.adapter(setup.rank, setup.targets)
-    layer = n * _layer(shape, setup, inputs)
+    parameters = shape.adapter(setup.rank, setup.targets)[0]
+    layer = n * _layer(shape, setup)
     boundary = n * shape.hidden * size
     kept = shape.layers * boundary + layer if checkpointing else shape.layers * layer
     # Gradients of the feed-forward part's three inner tensors, and of the hidden states.
@@ -105,15 +105,17 @@ def tuning_memory(
     )
 
 
-def _layer(shape: Shape, setup: Setup, inputs: int) -> float:
+def _layer(shape: Shape, setup: Setup) -> float:
     """Bytes a token that a layer keeps for its backward pass.
 
-    A frozen linear module keeps nothing. Each of the two norms keeps its input; adapters theirs;
-    attention its queries, keys and values; the gated feed-forward part what comes out of the gate
-    and beside it. Sharded layers are the model's own (`tallrec.llm.lean`): norms keep
-    float32, and the feed-forward part the activation too.
+    A frozen linear module keeps nothing. Each of the two norms keeps its input; adapters theirs
+    where no norm gives it; attention its queries, keys and values; the gated feed-forward part what
+    comes out of the gate and beside it. Sharded layers are the model's own (`tallrec.llm.lean`):
+    norms keep float32, adapters all that they read, and the feed-forward part the activation too.
     """
     size, lean = BYTES[setup.dtype], setup.shards == 1
+    *_, normed, others = shape.adapter(setup.rank, setup.targets)
+    inputs = others if lean else normed + others
     norms = 2 * shape.hidden * (size if lean else 4)
     attention = shape.hidden + 2 * shape.kv
     return norms + (inputs + attention + (2 if lean else 3) * shape.inner) * size
@@ -140,7 +142,7 @@ def scoring_memory(
     """
     size = BYTES[setup.dtype]
     n = max(batch_tokens, tokens)
-    parameters, changed, _ = shape.adapter(setup.rank, setup.targets)
+    parameters, changed, *_ = shape.adapter(setup.rank, setup.targets)
     whole = Setup(**{**vars(setup), "shards": 1})
     passing: float = n * size * (3 * shape.inner + 4 * shape.hidden)
     if ordering == "released":

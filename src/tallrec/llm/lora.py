@@ -1,10 +1,10 @@
 """LoRA's forward pass while tuning, with less to compute and to keep for the gradients.
 
 PEFT computes an adapter in float32 on a float32 copy of its input, and keeps that. Here compiled
-loops do it in one pass over the layer's input and output, in float32 too, and have the input again
-from the norm before it; without them, and for high ranks, the products are in the model's dtype, as
-in mixed precision. Of dropout, a seed is kept for the gradients. In float32 without dropout all are
-the same.
+loops do it in one pass over the layer's input and output, in float32 too; without them, and for
+high ranks, the products are in the model's dtype, as in mixed precision. For the gradients, the
+input is had again from the norm before it, and what dropout left out from a seed. In float32
+without dropout all are the same.
 """
 
 from __future__ import annotations
@@ -30,6 +30,18 @@ if TYPE_CHECKING:
 _LOW = 16  # up to this rank, the loops take less time than matrix products
 
 
+def _keep(ctx: Any, x: Tensor, *others: Tensor) -> None:
+    """For the gradients: other tensors, and x or what the norm that gave it keeps anyway."""
+    again = Normed.of(x)
+    ctx.epsilon = again.epsilon if again else 0.0
+    ctx.save_for_backward(*((again.x, again.weight_d) if again else (x, None)), *others)
+
+
+def _kept(ctx: Any) -> tuple[Tensor, ...]:
+    x, weight_d, *others = ctx.saved_tensors
+    return x if weight_d is None else Normed(x, weight_d, ctx.epsilon)(), *others
+
+
 class _Adapted(torch.autograd.Function):
     """y + factor B A x, into y, with elements of x left out with probability p; by loops only."""
 
@@ -37,21 +49,18 @@ class _Adapted(torch.autograd.Function):
     def forward(
         ctx: Any, y: Tensor, x: Tensor, a: Tensor, b: Tensor, factor: float, p: float
     ) -> Tensor:
-        again, x, ctx.seed = Normed.of(x), x.contiguous(), _seed() if p else 0
-        ctx.p, ctx.factor, ctx.epsilon = p, factor, again.epsilon if again else None
+        x, ctx.seed = x.contiguous(), _seed() if p else 0
+        ctx.p, ctx.factor = p, factor
         a_ri, b_ro = _by_fours(a), _by_fours(b.T * factor)
         kernels = cast("ModuleType", kernels_for(x))
         low = kernels.adapted_(y, x, a_ri, b_ro, ctx.seed, p)
         ctx.mark_dirty(y)
-        source = (again.x, again.weight_d) if again else (x, None)
-        ctx.save_for_backward(a, b, low.to(x.dtype), *source)
+        _keep(ctx, x, a, b, low.to(x.dtype))
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        a, b, low, x, weight_d = ctx.saved_tensors
-        if weight_d is not None:
-            x = Normed(x, weight_d, ctx.epsilon)()
+        x, a, b, low = _kept(ctx)
         kernels, grad = cast("ModuleType", kernels_for(x)), grads[0].contiguous()
         weights = _by_fours(a), _by_fours(b.T * ctx.factor)
         dx, da, db = kernels.adapted_backward(grad, x, *weights, low.float(), ctx.seed, ctx.p)
@@ -70,27 +79,26 @@ def _seed() -> int:
 
 
 class _DroppedLinear(torch.autograd.Function):
-    """The product with elements of x left out with probability p, without scaling the rest.
-
-    x is kept, which its layer's other adapters and norm keep too, and what is left out as a seed.
-    """
+    """The product with elements of x left out with probability p, without scaling the rest."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, a: Tensor, p: float) -> Tensor:
-        ctx.save_for_backward(x, a)
-        ctx.seed, ctx.p = _seed(), p
+        _keep(ctx, x, a)
+        ctx.seed, ctx.p = _seed() if p else 0, p
         return linear(_without(x, ctx.seed, p), a)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        x, a = ctx.saved_tensors
+        x, a = _kept(ctx)
         dropped = _without(x, ctx.seed, ctx.p).flatten(0, -2)
         dx = _without(grads[0] @ a, ctx.seed, ctx.p) if ctx.needs_input_grad[0] else None
         return dx, grads[0].flatten(0, -2).T @ dropped, None
 
 
 def _without(x: Tensor, seed: int, p: float) -> Tensor:
-    """A copy of x with 0 in place of elements that a seed draws with probability p."""
+    """Zeros in place of the elements of x that a seed draws with probability p."""
+    if not p:
+        return x
     if kernels := kernels_for(x):
         return cast("Tensor", kernels.without(x, seed, p))
     generator = torch.Generator(x.device).manual_seed(seed)
@@ -122,7 +130,7 @@ def _forward(layer: Linear, x: Tensor) -> Tensor:
             result = _Adapted.apply(result, x, a, b, factor, p)  # type: ignore[no-untyped-call]
             continue
         a, b = a.to(x.dtype), (b * factor).to(x.dtype)
-        low: Tensor = _DroppedLinear.apply(x, a, p) if p else linear(x, a)  # type: ignore[no-untyped-call]
+        low: Tensor = _DroppedLinear.apply(x, a, p)  # type: ignore[no-untyped-call]
         result = result + linear(low, b)
     return result
 

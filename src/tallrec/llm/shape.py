@@ -12,8 +12,11 @@ from transformers.pytorch_utils import Conv1D
 
 from tallrec.llm.backbone import locate
 
-# Modules of one input. That of o_proj is attention's result, which is kept anyway.
-_READS = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
+# Modules that read what a norm gives, by the norm.
+_READS = {
+    **dict.fromkeys(("q_proj", "k_proj", "v_proj"), "input_layernorm"),
+    **dict.fromkeys(("gate_proj", "up_proj"), "post_attention_layernorm"),
+}
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,11 @@ class Shape:
     vocabulary: int
     linears: tuple[tuple[str, int, int], ...]
 
-    def adapter(self, rank: int, targets: tuple[str, ...]) -> tuple[int, int, int]:
-        """Of a LoRA adapter: its parameters, those of the weights it changes, what it keeps.
+    def adapter(self, rank: int, targets: tuple[str, ...]) -> tuple[int, int, int, int]:
+        """Of a LoRA adapter: its parameters, those of the weights it changes, what it reads.
 
-        That is the width of those of its inputs in a layer that are kept for it alone; modules
-        that read the same tensor keep it once.
+        That is the width of its inputs in a layer, of those that norms give and of the others;
+        modules that read the same tensor count once.
 
         Raises:
             ValueError: If no linear module has a target's name.
@@ -56,10 +59,13 @@ class Shape:
             raise ValueError(
                 f"lora.targets: there are only {', '.join(names)}, or all-linear alone"
             )
+        inputs = {_READS.get(name, name): n_in for name, n_in, _ in mine}
+        normed = sum(n_in for name, n_in in inputs.items() if name in _READS.values())
         return (
             sum(rank * (n_in + n_out) for _, n_in, n_out in mine),
             sum(n_in * n_out for _, n_in, n_out in mine),
-            sum({_READS.get(name, name): n_in for name, n_in, _ in mine}.values()),
+            normed,
+            sum(inputs.values()) - normed,
         )
 
 
