@@ -77,6 +77,15 @@ def test_what_has_changed_since_a_norm_is_not_had_again_from_it():
     assert Normed.of(x) is None
 
 
+def test_norms_and_adapters_work_in_inference_mode(backbone):
+    model = adapted(backbone, rank=8, dropout=0.0).train()
+    with torch.no_grad():
+        expected = model(input_ids=IDS).logits
+    with lean_layers(model), quick_adapters(model), torch.inference_mode():
+        found = model(input_ids=IDS).logits
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
 def test_adapters_are_pefts_own_again_afterwards(backbone):
     model = adapted(backbone)
     layer = model.get_submodule("model.model.layers.0.self_attn.q_proj")

@@ -84,8 +84,8 @@ class Normed:
     @staticmethod
     def of(y: Tensor) -> Normed | None:
         """If y is what a norm of `lean_layers` gave, and nothing has changed it since."""
-        found, version = getattr(y, "normed", (None, 0))
-        return found if y._version == version else None
+        found, version = getattr(y, "normed", (None, None))
+        return found if found and y._version == version else None
 
     def __call__(self) -> Tensor:
         """The same numbers, to the last bit."""
@@ -133,7 +133,8 @@ class _Rotated(torch.autograd.Function):
 
 def _norm(module: Any, x: Tensor) -> Tensor:
     y: Any = _Norm.apply(x, module.weight, module.variance_epsilon)  # type: ignore[no-untyped-call]
-    y.normed = Normed(x.detach(), module.weight, module.variance_epsilon), y._version
+    if y.requires_grad:  # in inference mode tensors have no version
+        y.normed = Normed(x.detach(), module.weight, module.variance_epsilon), y._version
     return cast("Tensor", y)
 
 
