@@ -1,9 +1,12 @@
 """What torch's libraries keep stays within bounds."""
 
+import os
 import subprocess
 import sys
 
 import pytest
+
+from tallrec.llm.memory import _CACHES
 
 _MEASURE = """
 import random, sys
@@ -22,12 +25,21 @@ print(memory[1] - memory[0])
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere torch is built with other libraries")
-def test_batches_of_ever_new_shapes_do_not_cost_memory(tiny_folder):
+def grown(folder, **environment):
+    """Bytes by which the process grows over 250 shapes, when it has seen 200."""
     done = subprocess.run(
-        [sys.executable, "-c", _MEASURE, str(tiny_folder)],
+        [sys.executable, "-c", _MEASURE, str(folder)],
         capture_output=True,
         text=True,
         check=True,
+        env={**os.environ, **environment},
     )
-    assert int(done.stdout.splitlines()[-1]) < 60e6
+    return int(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere torch is built with other libraries")
+def test_batches_of_ever_new_shapes_do_not_cost_memory(tiny_folder):
+    found = grown(tiny_folder)
+    assert found < 60e6
+    # How much a kernel takes depends on the processor.
+    assert found < 0.8 * grown(tiny_folder, **dict.fromkeys(_CACHES, "1024"))
