@@ -1,8 +1,8 @@
 """Attention over a `Tree`, through transformers' attention interface.
 
-On a GPU that is FlexAttention (`tallrec.llm.flex`). Elsewhere the scores of a block are batched
-matrix products (`tallrec.llm.block_rows`), which in bfloat16 on a CPU take less than half the time
-of torch's fused attention. Gradients compute them again; nothing of their size is stored.
+On a GPU that is FlexAttention (`tallrec.llm.flex`), on a CPU with AVX-512 a compiled loop
+(`tallrec.llm.kernels.tree_attention`). Elsewhere the scores of a block are batched matrix products
+(`tallrec.llm.block_rows`). Gradients compute them again; nothing of their size is stored.
 """
 
 from __future__ import annotations
@@ -17,9 +17,13 @@ from transformers import AttentionInterface
 
 from tallrec.llm import flex
 from tallrec.llm.block_rows import BlockRows, reused_memory
-from tallrec.llm.tree import Tree, reading
+from tallrec.llm.fused import kernels_for
+from tallrec.llm.runs import Runs, runs_of
+from tallrec.llm.tree import Block, Tree, reading
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from torch.nn.attention.flex_attention import BlockMask
     from transformers import PreTrainedModel
 
@@ -50,6 +54,7 @@ class Plan:
     ) -> None:
         self.tree, self.memory, self.keep, self.read = tree, memory, keep, read
         self._rows: dict[tuple[int, ...], tuple[list[BlockRows], Tensor]] = {}
+        self._runs: dict[int, Runs] = {}
         self._masks: dict[torch.device, BlockMask] = {}
 
     def mask(self, device: torch.device) -> BlockMask:
@@ -58,16 +63,23 @@ class Plan:
             self._masks[device] = flex.tree_mask(self.tree, device)
         return self._masks[device]
 
-    def rows(self, q_nhd: Tensor, k_cgd: Tensor) -> tuple[list[BlockRows], Tensor]:
-        """The blocks' rows, and for each row of [n h, d] which of all their queries it is.
+    def _blocks(self, n: int) -> list[Block]:
+        """Those with n queries: of all flat tokens, or of those alone that are read."""
+        some = self.read is not None and n < len(self.tree.ids_n)
+        return reading(self.tree, cast("Tensor", self.read)) if some else self.tree.blocks
 
-        Queries are those of all flat tokens, or of those alone that are read.
-        """
+    def runs(self, q_nhd: Tensor) -> Runs:
+        """Which query sees what."""
+        n = len(q_nhd)
+        if n not in self._runs:
+            self._runs[n] = runs_of(self._blocks(n))
+        return self._runs[n]
+
+    def rows(self, q_nhd: Tensor, k_cgd: Tensor) -> tuple[list[BlockRows], Tensor]:
+        """The blocks' rows, and for each row of [n h, d] which of all their queries it is."""
         n, h, g = key = (*q_nhd.shape[:2], k_cgd.shape[1])
         if key not in self._rows:
-            some = self.read is not None and n < len(self.tree.ids_n)
-            chosen = reading(self.tree, cast("Tensor", self.read)) if some else self.tree.blocks
-            blocks = [BlockRows(block, h, g, q_nhd) for block in chosen]
+            blocks = [BlockRows(block, h, g, q_nhd) for block in self._blocks(n)]
             back = torch.empty(n * h, dtype=torch.long)
             offset = 0
             for rows in blocks:
@@ -90,8 +102,33 @@ class Plan:
         return kv_ngd
 
 
-class _TreeAttention(torch.autograd.Function):
-    """softmax(Q K') V of every token over its ancestors and itself."""
+class _InOnePass(torch.autograd.Function):
+    """softmax(Q K') V of every token over its ancestors and itself, by a compiled loop."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q_nhd: Tensor, k_cgd: Tensor, v_cgd: Tensor, plan: Plan, scaling: float
+    ) -> Tensor:
+        kernels, ctx.runs, ctx.scaling = _kernels(q_nhd), plan.runs(q_nhd), scaling
+        q_nhd, k_cgd, v_cgd = (x.contiguous() for x in (q_nhd, k_cgd, v_cgd))
+        out_nhd, bases_nh = kernels.attend(q_nhd, k_cgd, v_cgd, ctx.runs, scaling)
+        ctx.save_for_backward(q_nhd, k_cgd, v_cgd, bases_nh)
+        return cast("Tensor", out_nhd)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        kernels, grad_nhd = _kernels(grads[0]), grads[0].contiguous()
+        saved = ctx.saved_tensors
+        dq_nhd, dk_cgd, dv_cgd = kernels.attend_backward(grad_nhd, *saved, ctx.runs, ctx.scaling)
+        return dq_nhd, dk_cgd.to(grad_nhd.dtype), dv_cgd.to(grad_nhd.dtype), None, None
+
+
+def _kernels(x: Tensor) -> ModuleType:
+    return cast("ModuleType", kernels_for(x))
+
+
+class _ByProducts(torch.autograd.Function):
+    """softmax(Q K') V of every token over its ancestors and itself, block by block."""
 
     @staticmethod
     def forward(
@@ -161,7 +198,9 @@ def tree_attention(
         mask = tree.mask(query.device)
         out_nhd = flex.attend(module, q_nhd, k_ngd, v_ngd, mask, scaling)
     else:
-        out_nhd = _TreeAttention.apply(q_nhd, k_ngd, v_ngd, tree, scaling)  # type: ignore[no-untyped-call]
+        kernels = kernels_for(q_nhd)
+        attend = _InOnePass if kernels and kernels.attends(q_nhd) else _ByProducts
+        out_nhd = attend.apply(q_nhd, k_ngd, v_ngd, tree, scaling)  # type: ignore[no-untyped-call]
     return out_nhd[None], None
 
 

@@ -28,8 +28,8 @@ def openmp() -> ctypes.CDLL | None:
 def kernels_for(x: Tensor) -> ModuleType | None:
     """The compiled loops, if they can work on a tensor.
 
-    They are imported when they are first asked for, which takes a second; on a machine's first
-    time they are compiled, which takes half a minute.
+    They are imported when they are first asked for, which takes a second. Each is compiled when it
+    is first run on a machine, which takes half a minute for all.
     """
     if x.device.type != "cpu" or x.dtype not in _DTYPES or openmp() is None:
         return None

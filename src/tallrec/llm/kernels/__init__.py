@@ -13,11 +13,16 @@ from tallrec.llm.kernels.layers import (
     rotated,
 )
 from tallrec.llm.kernels.lora import adapted_, adapted_backward, without
+from tallrec.llm.kernels.tree_attention import attend, attends
+from tallrec.llm.kernels.tree_slopes import attend_backward
 
 __all__ = [
     "adapted_",
     "adapted_backward",
     "add_rows_",
+    "attend",
+    "attend_backward",
+    "attends",
     "gated",
     "gated_backward",
     "gated_backward_rounded",

@@ -15,8 +15,8 @@ from tallrec.llm.kernels.native import (
     LOG2_E,
     LONG,
     LOOP,
+    by_dtype,
     compiled,
-    either,
     exp2,
     narrow,
     of_order,
@@ -35,7 +35,7 @@ def _softmax(job: Any, dtype: Any) -> None:
     own, shared, seen = rows(job, 0, dtype), rows(job, 1, dtype), rows(job, 2, INT)
     factor, bases = rows(job, 3, FLOAT)[0, 0] * LOG2_E, rows(job, 4, FLOAT)
     exp_own, exp_shared = np.empty(own.shape[1], FLOAT), np.empty(shared.shape[1], FLOAT)
-    start, stop = share(job[1])
+    start, stop = share(job[0])
     for i in range(start, stop):
         n = seen[i, 0]
         width = min(own.shape[1], (n + 15) // 16 * 16)  # whole vectors; what is too much counts 0
@@ -70,7 +70,7 @@ def _softmax(job: Any, dtype: Any) -> None:
 
 @compiled
 def _softmax_loop(job: Any) -> None:
-    either(_softmax, job)
+    by_dtype(_softmax, job)
 
 
 def softmax_(own: Tensor, shared: Tensor, seen: Tensor, scaling: float) -> Tensor:
@@ -99,7 +99,7 @@ def _softmax_backward(job: Any, dtype: Any) -> None:
     scaling = rows(job, 6, FLOAT)[0, 0]
     factor = scaling * LOG2_E
     own_p, shared_p = np.empty(own.shape[1], FLOAT), np.empty(shared.shape[1], FLOAT)
-    start, stop = share(job[1])
+    start, stop = share(job[0])
     for i in range(start, stop):
         n, base, drift = seen[i, 0], bases[i, 0], FLOAT(0)
         own_k, shared_s, d_own_k, d_shared_s = own[i], shared[i], d_own[i], d_shared[i]
@@ -123,7 +123,7 @@ def _softmax_backward(job: Any, dtype: Any) -> None:
 
 @compiled
 def _softmax_backward_loop(job: Any) -> None:
-    either(_softmax_backward, job)
+    by_dtype(_softmax_backward, job)
 
 
 def softmax_backward_(
@@ -154,7 +154,7 @@ def _add_rows(job: Any, dtype: Any) -> None:
 
 @compiled
 def _add_rows_loop(job: Any) -> None:
-    either(_add_rows, job)
+    by_dtype(_add_rows, job)
 
 
 def add_rows_(total_nd: Tensor, places: Tensor, part: Tensor) -> None:

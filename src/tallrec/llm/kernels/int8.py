@@ -13,8 +13,8 @@ from tallrec.llm.kernels.native import (
     FLOAT,
     INT,
     LOOP,
+    by_dtype,
     compiled,
-    either,
     narrow,
     rows,
     run,
@@ -67,7 +67,7 @@ def _rounded(job: Any, dtype: Any) -> None:
     x, out = rows(job, 0, dtype), rows(job, 1, BYTE)
     steps = rows(job, 2, FLOAT)
     buffer = np.empty(x.shape[1], FLOAT)
-    start, stop = share(job[1])
+    start, stop = share(job[0])
     for i in range(start, stop):
         x_d = x[i]
         for j in range(len(x_d)):
@@ -77,7 +77,7 @@ def _rounded(job: Any, dtype: Any) -> None:
 
 @compiled
 def _rounded_loop(job: Any) -> None:
-    either(_rounded, job)
+    by_dtype(_rounded, job)
 
 
 def rounded(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,7 +98,7 @@ def rounded(x: Tensor) -> tuple[Tensor, Tensor]:
 @njit(**LOOP)
 def _scaled(job: Any, dtype: Any) -> None:
     x, scale = rows(job, 0, dtype), rows(job, 1, FLOAT)
-    start, stop = share(job[1])
+    start, stop = share(job[0])
     for i in range(start, stop):
         x_d, factor = x[i], scale[i, 0]
         for j in range(len(x_d)):
@@ -107,7 +107,7 @@ def _scaled(job: Any, dtype: Any) -> None:
 
 @compiled
 def _scaled_loop(job: Any) -> None:
-    either(_scaled, job)
+    by_dtype(_scaled, job)
 
 
 def scaled_(x: Tensor, scale: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ def _gated_rounded(job: Any, dtype: Any) -> None:
     both, scale = rows(job, 0, dtype), rows(job, 1, FLOAT)
     out, steps = rows(job, 2, BYTE), rows(job, 3, FLOAT)
     buffer = np.empty(out.shape[1], FLOAT)
-    start, stop = share(job[1])
+    start, stop = share(job[0])
     for i in range(start, stop):
         gate, up, factor = both[i, : len(buffer)], both[i, len(buffer) :], scale[i, 0]
         for j in range(len(buffer)):
@@ -132,7 +132,7 @@ def _gated_rounded(job: Any, dtype: Any) -> None:
 
 @compiled
 def _gated_rounded_loop(job: Any) -> None:
-    either(_gated_rounded, job)
+    by_dtype(_gated_rounded, job)
 
 
 def gated_rounded(both: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
@@ -154,7 +154,7 @@ def _gated_backward_rounded(job: Any, dtype: Any) -> None:
     scale, out, steps = rows(job, 3, FLOAT), rows(job, 4, BYTE), rows(job, 5, FLOAT)
     width, buffer = grad.shape[1], np.empty(both.shape[1], FLOAT)
     d_gate, d_up = buffer[:width], buffer[width:]
-    start, stop = share(job[1])
+    start, stop = share(job[0])
     for i in range(start, stop):
         grad_d, gate, up = grad[i], both[i, :width], both[i, width:]
         factor, grad_factor = scale[i, 0], grad_scale[i, 0]
@@ -168,7 +168,7 @@ def _gated_backward_rounded(job: Any, dtype: Any) -> None:
 
 @compiled
 def _gated_backward_rounded_loop(job: Any) -> None:
-    either(_gated_backward_rounded, job)
+    by_dtype(_gated_backward_rounded, job)
 
 
 def gated_backward_rounded(

@@ -12,8 +12,8 @@ from torch import Tensor
 from tallrec.llm.kernels.native import (
     FLOAT,
     LOOP,
+    by_dtype,
     compiled,
-    either,
     narrow,
     rows,
     run,
@@ -27,7 +27,7 @@ from tallrec.llm.kernels.native import (
 def _norm(job: Any, dtype: Any) -> None:
     x, weight, out = rows(job, 0, dtype), rows(job, 1, dtype), rows(job, 2, dtype)
     scale, epsilon = rows(job, 3, FLOAT), rows(job, 4, FLOAT)
-    start, stop = share(job[1])
+    start, stop = share(job[0])
     for i in range(start, stop):
         x_d, weight_d, out_d = x[i], weight[0], out[i]
         squares = FLOAT(0)
@@ -41,7 +41,7 @@ def _norm(job: Any, dtype: Any) -> None:
 
 @compiled
 def _norm_loop(job: Any) -> None:
-    either(_norm, job)
+    by_dtype(_norm, job)
 
 
 def norm(x: Tensor, weight_d: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
@@ -56,7 +56,7 @@ def norm(x: Tensor, weight_d: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
 def _norm_backward(job: Any, dtype: Any) -> None:
     x, weight, grad = rows(job, 0, dtype), rows(job, 1, dtype), rows(job, 2, dtype)
     dx, scale = rows(job, 3, dtype), rows(job, 4, FLOAT)
-    start, stop = share(job[1])
+    start, stop = share(job[0])
     for i in range(start, stop):
         x_d, weight_d, grad_d, dx_d = x[i], weight[0], grad[i], dx[i]
         inverse = scale[i, 0]
@@ -71,7 +71,7 @@ def _norm_backward(job: Any, dtype: Any) -> None:
 
 @compiled
 def _norm_backward_loop(job: Any) -> None:
-    either(_norm_backward, job)
+    by_dtype(_norm_backward, job)
 
 
 def norm_backward(grad: Tensor, x: Tensor, weight_d: Tensor, scale: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ def norm_backward(grad: Tensor, x: Tensor, weight_d: Tensor, scale: Tensor) -> T
 @njit(**LOOP)
 def _gated(job: Any, dtype: Any) -> None:
     gate, up, out = rows(job, 0, dtype), rows(job, 1, dtype), rows(job, 2, dtype)
-    start, stop = share(job[1])
+    start, stop = share(job[0])
     for i in range(start, stop):
         gate_d, up_d, out_d = gate[i], up[i], out[i]
         for j in range(len(gate_d)):
@@ -94,7 +94,7 @@ def _gated(job: Any, dtype: Any) -> None:
 
 @compiled
 def _gated_loop(job: Any) -> None:
-    either(_gated, job)
+    by_dtype(_gated, job)
 
 
 def gated(gate: Tensor, up: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ def gated(gate: Tensor, up: Tensor) -> Tensor:
 def _gated_backward(job: Any, dtype: Any) -> None:
     gate, up, grad = rows(job, 0, dtype), rows(job, 1, dtype), rows(job, 2, dtype)
     d_gate, d_up = rows(job, 3, dtype), rows(job, 4, dtype)
-    start, stop = share(job[1])
+    start, stop = share(job[0])
     for i in range(start, stop):
         gate_d, up_d, grad_d, d_gate_d, d_up_d = gate[i], up[i], grad[i], d_gate[i], d_up[i]
         for j in range(len(gate_d)):
@@ -121,7 +121,7 @@ def _gated_backward(job: Any, dtype: Any) -> None:
 
 @compiled
 def _gated_backward_loop(job: Any) -> None:
-    either(_gated_backward, job)
+    by_dtype(_gated_backward, job)
 
 
 def gated_backward(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,7 +142,7 @@ def _rotated(job: Any, dtype: Any) -> None:
     )
     sign = rows(job, 4, FLOAT)[0, 0]
     half, per_token = x.shape[1] // 2, len(x) // len(cos)
-    start, stop = share(job[1])
+    start, stop = share(job[0])
     for i in range(start, stop):
         cos_d, sin_d = cos[i // per_token], sin[i // per_token]
         first, second = x[i, :half], x[i, half:]
@@ -156,7 +156,7 @@ def _rotated(job: Any, dtype: Any) -> None:
 
 @compiled
 def _rotated_loop(job: Any) -> None:
-    either(_rotated, job)
+    by_dtype(_rotated, job)
 
 
 def rotated(x_bthd: Tensor, cos_btd: Tensor, sin_btd: Tensor, sign: float = 1.0) -> Tensor:

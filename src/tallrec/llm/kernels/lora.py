@@ -15,8 +15,8 @@ from tallrec.llm.kernels.native import (
     LOOP,
     PART,
     UINT,
+    by_dtype,
     compiled,
-    either,
     narrow,
     rows,
     run,
@@ -64,7 +64,7 @@ def _take_all(out: Any, x: Any) -> None:
 def _without(job: Any, dtype: Any) -> None:
     x, out, numbers = rows(job, 0, dtype), rows(job, 1, dtype), rows(job, 2, LONG)
     kept = np.empty(x.shape[1], FLOAT)
-    start, stop = share(job[1])
+    start, stop = share(job[0])
     for n in range(start, stop):
         x_d, out_d = x[n], out[n]
         _draw(kept, n, numbers)
@@ -74,7 +74,7 @@ def _without(job: Any, dtype: Any) -> None:
 
 @compiled
 def _without_loop(job: Any) -> None:
-    either(_without, job)
+    by_dtype(_without, job)
 
 
 def without(x: Tensor, seed: int, p: float) -> Tensor:
@@ -113,7 +113,7 @@ def _adapted(job: Any, dtype: Any) -> None:
     low, numbers = rows(job, 4, FLOAT), rows(job, 5, LONG)
     kept, x_i = np.empty(x.shape[1], FLOAT), np.empty(x.shape[1], FLOAT)
     y_o = np.empty(y.shape[1], FLOAT)
-    start, stop = share(job[1])
+    start, stop = share(job[0])
     for n in range(start, stop):
         y_n, low_n = y[n], low[n]
         _draw(kept, n, numbers)
@@ -127,7 +127,7 @@ def _adapted(job: Any, dtype: Any) -> None:
 
 @compiled
 def _adapted_loop(job: Any) -> None:
-    either(_adapted, job)
+    by_dtype(_adapted, job)
 
 
 def adapted_(y: Tensor, x: Tensor, a_ri: Tensor, b_ro: Tensor, seed: int, p: float) -> Tensor:
@@ -158,7 +158,7 @@ def _adapted_backward(job: Any, dtype: Any) -> None:
     x_4i, grad_4o = np.zeros((4, x.shape[1]), FLOAT), np.zeros((4, grad.shape[1]), FLOAT)
     slopes, lows = np.empty((4, len(a)), FLOAT), np.empty((4, len(a)), FLOAT)
     own = thread() * len(a)  # of the sums, one for each thread
-    start, stop = share(job[1])
+    start, stop = share(job[0])
     for first in range(start, stop, 4):  # the sums are gone over once for four tokens
         slopes[:, :] = lows[:, :] = FLOAT(0)
         for t in range(min(4, stop - first)):
@@ -180,7 +180,7 @@ def _adapted_backward(job: Any, dtype: Any) -> None:
 
 @compiled
 def _adapted_backward_loop(job: Any) -> None:
-    either(_adapted_backward, job)
+    by_dtype(_adapted_backward, job)
 
 
 def adapted_backward(

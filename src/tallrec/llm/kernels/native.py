@@ -3,7 +3,7 @@
 Between two matrix products a model goes over its activations many times: torch reads and writes
 them once for each elementary operation. A loop that does all of it in one pass, on the cores that
 torch's products have just used, is several times as quick. Such a loop is a function of a job: the
-addresses of its arrays, as int64.
+addresses of its arrays, as int64, behind a pointer to the dtype that it is compiled for.
 
 bfloat16 is unknown to Numba: a number is read and written as its 16 bits, and computed in float32.
 """
@@ -32,7 +32,7 @@ LOOP: dict[str, Any] = {**PART, "inline": "always"}
 BITS, FLOAT = np.uint16, np.float32
 UINT, INT, LONG = np.uint32, np.int32, np.int64
 LOG2_E = FLOAT(1.4426950408889634)
-_HEAD, _FIELDS = 2, 3  # numbers of a job before its arrays, and for each of them
+_HEAD, _FIELDS = 1, 3  # numbers of a job before its arrays, and for each of them
 
 _openmp = cast("ctypes.CDLL", openmp())
 _openmp.GOMP_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, *2 * (ctypes.c_uint,)]
@@ -40,22 +40,36 @@ _openmp.GOMP_parallel.restype = None
 llvm.load_library_permanently(_openmp._name)  # where compiled loops ask which thread they are
 
 
-def compiled(loop: Any) -> Any:
-    """Decorator: a function of a job as machine code, from the cache if it was compiled before."""
-    signature = types.void(types.CPointer(types.int64))
-    try:
-        return cfunc(signature, cache=True, **_MATH)(loop)
-    except RuntimeError as error:
-        if "no locator" not in str(error):  # of a place for the cache: nothing can be written
-            raise
-        return cfunc(signature, **_MATH)(loop)
+class compiled:  # noqa: N801 - a decorator
+    """Decorator: a function of a job as machine code, for each dtype when it is first run.
+
+    From the cache, if it was compiled before.
+    """
+
+    def __init__(self, loop: Any) -> None:
+        self._loop = loop
+        self._codes: dict[torch.dtype, Any] = {}
+
+    def address(self, dtype: torch.dtype) -> int:
+        """Where the machine code for a dtype is."""
+        if dtype not in self._codes:
+            number = types.float32 if dtype == torch.float32 else types.uint16
+            signature = types.void(types.CPointer(number))
+            try:
+                code = cfunc(signature, cache=True, **_MATH)(self._loop)
+            except RuntimeError as error:
+                if "no locator" not in str(error):  # of a place for the cache: nothing can be kept
+                    raise
+                code = cfunc(signature, **_MATH)(self._loop)
+            self._codes[dtype] = code
+        return int(self._codes[dtype].address)
 
 
-def run(loop: Any, *arrays: Tensor) -> None:
+def run(loop: compiled, *arrays: Tensor) -> None:
     """Runs a compiled loop over the rows of the first array, on torch's threads.
 
     Args:
-        loop: What `compiled` gives.
+        loop: The loop.
         *arrays: Contiguous tensors, the first in the dtype of the model; [.., d] are rows of d.
     """
     assert all(x.is_contiguous() for x in arrays)
@@ -65,14 +79,14 @@ def run(loop: Any, *arrays: Tensor) -> None:
         for x in arrays
         for field in (x.data_ptr(), x.numel() // x.shape[-1] if x.shape[-1] else n, x.shape[-1])
     ]
-    is_float = int(arrays[0].dtype == torch.float32)
-    job = (ctypes.c_int64 * (_HEAD + len(fields)))(is_float, n, *fields)
+    job = (ctypes.c_int64 * (_HEAD + len(fields)))(n, *fields)
     threads = min(n, torch.get_num_threads())
-    _openmp.GOMP_parallel(loop.address, ctypes.addressof(job), threads, 0)
+    address = loop.address(arrays[0].dtype)
+    _openmp.GOMP_parallel(address, ctypes.addressof(job), threads, 0)
 
 
 thread: Any = types.ExternalFunction("omp_get_thread_num", types.int32())
-_threads = types.ExternalFunction("omp_get_num_threads", types.int32())
+threads: Any = types.ExternalFunction("omp_get_num_threads", types.int32())
 
 
 @intrinsic
@@ -86,8 +100,8 @@ def _pointer(_context: Any, address: Any) -> Any:
 @njit(**PART)
 def share(n: Any) -> Any:
     """This thread's part of n rows, from and to."""
-    number, threads = thread(), _threads()
-    return n * number // threads, n * (number + 1) // threads
+    number, of = thread(), threads()
+    return n * number // of, n * (number + 1) // of
 
 
 @njit(**PART)
@@ -98,13 +112,36 @@ def rows(job: Any, number: Any, dtype: Any) -> Any:
     return carray(address, (job[at + 1], job[at + 2]), dtype)
 
 
+@intrinsic
+def numbers(_context: Any, job: Any) -> Any:
+    """A job as the int64 that it is."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(types.int64)(job), code
+
+
+def dtype_of(job: Any) -> Any:
+    """The dtype of the model's arrays in a job."""
+    raise NotImplementedError
+
+
+@overload(dtype_of)
+def _dtype_of(job: Any) -> Any:
+    def float32(job: Any) -> Any:  # noqa: ARG001
+        return FLOAT
+
+    def bfloat16(job: Any) -> Any:  # noqa: ARG001
+        return BITS
+
+    return float32 if job.dtype == types.float32 else bfloat16
+
+
 @njit(**LOOP)
-def either(loop: Any, job: Any) -> None:
-    """Runs a loop of a job and a dtype on arrays of the model's."""
-    if job[0]:
-        loop(job, FLOAT)
-    else:
-        loop(job, BITS)
+def by_dtype(loop: Any, job: Any) -> None:
+    """Runs a loop of a job's numbers and a dtype."""
+    loop(numbers(job), dtype_of(job))  # type: ignore[call-arg]
 
 
 def wide(x: Any) -> Any:

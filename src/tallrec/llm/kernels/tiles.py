@@ -1,0 +1,202 @@
+"""Products of small matrices inside compiled loops, on the vectors of a core with AVX-512.
+
+A product is C (+)= A B in float32, of words: a float32 is one, in bfloat16 two numbers that are
+added up are. A row of A is a row of words that is read one by one, a row of B is 64 of them or more
+that are read as vectors.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils, config
+from numba.extending import intrinsic, overload
+
+from tallrec.llm.kernels.native import FLOAT, LOOP, PART, UINT, dtype_of, narrow, numbers
+
+ROWS, COLUMNS = 4, 64  # of C that are computed at once, in 16 of the 32 vectors
+_LANES, _BYTES = 16, 4  # of a vector, and of a word
+
+
+class _BFloat(ir.Type):  # type: ignore[misc]
+    """LLVM's bfloat, which llvmlite does not name."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat)
+
+    def __hash__(self) -> int:
+        return hash(_BFloat)
+
+
+_LONG, _WORD, _FLOAT = ir.IntType(64), ir.IntType(32), ir.FloatType()
+_FLOATS, _WORDS = ir.VectorType(_FLOAT, _LANES), ir.VectorType(_WORD, _LANES)
+_BFLOATS = ir.VectorType(_BFloat(), 2 * _LANES)
+
+
+def _add_products(builder: Any, total: Any, one: Any, other: Any) -> Any:
+    """Total and the products of two vectors of words, float32 or pairs of bfloat16."""
+    if one.type == _FLOATS:
+        kind = ir.FunctionType(_FLOATS, 3 * [_FLOATS])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.fma.v16f32")
+        return builder.call(function, [one, other, total])
+    kind = ir.FunctionType(_FLOATS, [_FLOATS, _BFLOATS, _BFLOATS])
+    name = "llvm.x86.avx512bf16.dpbf16ps.512"
+    function = cgutils.get_or_insert_function(builder.module, kind, name)
+    pairs = [builder.bitcast(x, _BFLOATS) for x in (one, other)]
+    return builder.call(function, [total, *pairs])
+
+
+@intrinsic
+def _tile(_context: Any, like: Any, places: Any, add: Any) -> Any:
+    """C (+)= A B.
+
+    Args:
+        like: A word.
+        places: The addresses of A, B and C, each with the bytes from row to row, and A's columns.
+        add: Whether to what C is.
+    """
+    word, words = (_FLOAT, _FLOATS) if isinstance(like, types.Float) else (_WORD, _WORDS)
+    vectors = [_LONG(v * _LANES * _BYTES) for v in range(COLUMNS // _LANES)]
+
+    def code(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        a, b, c = (cgutils.unpack_tuple(builder, arguments[1])[i : i + 2] for i in (0, 2, 4))
+        steps = cgutils.unpack_tuple(builder, arguments[1])[6]
+
+        def at(place: Any, row: Any, offset: Any, kind: Any) -> Any:
+            address = builder.add(builder.add(place[0], builder.mul(place[1], row)), offset)
+            return builder.inttoptr(address, kind.as_pointer())
+
+        def load(*of: Any) -> Any:
+            return builder.load(at(*of), align=_BYTES)
+
+        zero = ir.Constant(_FLOATS, None)
+        of_c = [(c, _LONG(r), vector, _FLOATS) for r in range(ROWS) for vector in vectors]
+        sums = [cgutils.alloca_once_value(builder, zero) for _ in of_c]
+        with builder.if_then(arguments[2]):
+            for total, place in zip(sums, of_c, strict=True):
+                builder.store(load(*place), total)
+        with cgutils.for_range(builder, steps) as loop:
+            column = builder.mul(loop.index, _LONG(_BYTES))
+            b_v = [load(b, loop.index, vector, words) for vector in vectors]
+            a_r = [_spread(builder, load(a, _LONG(r), column, word), words) for r in range(ROWS)]
+            for total, (one, other) in zip(sums, product(a_r, b_v), strict=True):
+                builder.store(_add_products(builder, builder.load(total), one, other), total)
+        for total, place in zip(sums, of_c, strict=True):
+            builder.store(builder.load(total), at(*place), align=_BYTES)
+        return context.get_dummy_value()
+
+    return types.void(like, places, add), code
+
+
+def _spread(builder: Any, word: Any, words: Any) -> Any:
+    """A vector of one word."""
+    nothing = ir.Constant(words, ir.Undefined)
+    first = builder.insert_element(nothing, word, _WORD(0))
+    return builder.shuffle_vector(first, nothing, ir.Constant(_WORDS, None))
+
+
+def _can(*features: str) -> bool:
+    """Whether loops are compiled for a processor with features, by LLVM's names."""
+    if config.CPU_NAME or config.CPU_FEATURES:  # type: ignore[attr-defined] # for another one
+        return False
+    return all(llvm.get_host_cpu_features().get(feature) for feature in features)
+
+
+FLOAT_TILES = _can("avx512f")
+# Tiles of AMX, which torch's own products have, are several times as large.
+BITS_TILES = _can("avx512bf16") and not _can("amx-bf16")
+
+
+@njit(**LOOP)
+def up(n: Any, step: Any) -> Any:
+    """The next multiple of a step."""
+    return (n + step - 1) // step * step
+
+
+@njit(**PART)
+def multiply(a: Any, b: Any, c: Any, n_rows: Any, width: Any, steps: Any, add: Any) -> None:
+    """C (+)= A B, for the first rows and columns of C; both up to whole tiles.
+
+    Args:
+        a: Numbers or words, [rows, at least steps words].
+        b: Words, [at least steps, columns].
+        c: float32, [rows, columns].
+        n_rows: Rows of C.
+        width: Columns of C.
+        steps: Words of a row of A.
+        add: Whether to what C is.
+    """
+    for column in range(0, width, COLUMNS):
+        for row in range(0, n_rows, ROWS):
+            of_a, of_b = a.ctypes.data + row * a.strides[0], b.ctypes.data + column * _BYTES
+            of_c = c.ctypes.data + row * c.strides[0] + column * _BYTES
+            places = of_a, a.strides[0], of_b, b.strides[0], of_c, c.strides[0], steps
+            _tile(b[0, 0], places, add)  # type: ignore[call-arg]
+
+
+def word_of(one: Any, other: Any) -> Any:
+    """A word of two numbers in bfloat16; in float32 the first."""
+    raise NotImplementedError
+
+
+@overload(word_of)
+def _word_of(one: Any, other: Any) -> Any:  # noqa: ARG001 - its type tells
+    def same(one: Any, other: Any) -> Any:  # noqa: ARG001
+        return one
+
+    def pair(one: Any, other: Any) -> Any:
+        return UINT(UINT(one) | UINT(UINT(other) << UINT(16)))
+
+    return same if isinstance(one, types.Float) else pair
+
+
+@njit(**LOOP)
+def as_row(out: Any, one: Any, other: Any) -> None:
+    """A row of words of B from two rows of numbers."""
+    for j in range(len(one)):
+        out[j] = word_of(one[j], other[j])
+
+
+@njit(**LOOP)
+def as_column(out: Any, column: Any, one: Any, other: Any) -> None:
+    """A column of words of A from two rows of numbers."""
+    for j in range(len(one)):
+        out[j, column] = word_of(one[j], other[j])
+
+
+@njit(**LOOP)
+def as_rows(out: Any, first: Any, x: Any, like: Any) -> None:
+    """Rows of words of B, from a row on, from float32 for each row of a tile."""
+    per = 4 // like.itemsize
+    for t in range(ROWS // per):
+        out_j, one, other = out[first // per + t], x[t * per], x[t * per + per - 1]
+        for j in range(x.shape[1]):
+            out_j[j] = word_of(narrow(one[j], like[0]), narrow(other[j], like[0]))
+
+
+def _word_type(job: Any) -> Any:
+    raise NotImplementedError
+
+
+@overload(_word_type)
+def _word_type_of(job: Any) -> Any:
+    def float32(job: Any) -> Any:  # noqa: ARG001
+        return FLOAT
+
+    def pairs(job: Any) -> Any:  # noqa: ARG001
+        return UINT
+
+    return float32 if job.dtype == types.float32 else pairs
+
+
+@njit(**LOOP)
+def by_words(loop: Any, job: Any) -> None:
+    """Runs a loop of a job's numbers, a dtype and its words."""
+    loop(numbers(job), dtype_of(job), _word_type(job))  # type: ignore[call-arg]

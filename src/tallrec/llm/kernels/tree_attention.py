@@ -1,0 +1,253 @@
+"""Attention of runs of tokens over their ancestors in one pass.
+
+As Dao et al. (2022, FlashAttention): scores live in a core's cache. Four rows of queries (a token's
+heads that have the same keys, then the next token's) are taken at a time and look no further than
+the last of them sees.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from tallrec.llm.kernels.native import (
+    FLOAT,
+    INT,
+    LOG2_E,
+    LONG,
+    LOOP,
+    PART,
+    compiled,
+    exp2,
+    narrow,
+    of_order,
+    order,
+    rows,
+    run,
+    share,
+)
+from tallrec.llm.kernels.tiles import (
+    BITS_TILES,
+    COLUMNS,
+    FLOAT_TILES,
+    ROWS,
+    as_row,
+    by_words,
+    multiply,
+    up,
+)
+
+if TYPE_CHECKING:
+    from tallrec.llm.runs import Runs
+
+# Shape letters: n queries, c keys, h heads, g heads of keys, d width of a head, p tokens of a path.
+
+COST, FIRST_Q, N_Q, FIRST_P, N_P, SHARED, GROUP = range(7)  # columns of a table of runs
+_LEAST = INT(-0x7FFFFFFF)
+
+
+class TreeJob(NamedTuple):
+    """What attends to what: arrays of `Runs`, and numbers of heads, of keys' and of a path."""
+
+    runs: Any
+    paths: Any
+    queries: Any
+    seen: Any
+    n_heads: Any
+    n_groups: Any
+    longest: Any
+    cost: Any
+
+
+@njit(**PART)
+def tree_of(job: Any, first: Any) -> Any:
+    """The tree of a job, whose arrays start with a number."""
+    runs, paths = rows(job, first, LONG), rows(job, first + 1, LONG)[0]
+    queries, seen = rows(job, first + 2, LONG)[0], rows(job, first + 3, LONG)[0]
+    n_heads, n_groups, longest, cost = rows(job, first + 4, LONG)[0]
+    return TreeJob(runs, paths, queries, seen, n_heads, n_groups, up(longest, COLUMNS), cost)
+
+
+class FourRows(NamedTuple):
+    """Four rows of queries: which of all they are, how many keys they see, and what is theirs."""
+
+    at: Any
+    seen: Any
+    queries: Any
+    scores: Any
+    weights: Any
+    sums: Any
+
+
+@njit(**PART)
+def four_rows(width: Any, longest: Any, dtype: Any) -> Any:
+    """Places for them."""
+    at, seen, queries = np.zeros(ROWS, LONG), np.zeros(ROWS, LONG), np.zeros((ROWS, width), dtype)
+    scores, weights = np.zeros((ROWS, longest), FLOAT), np.zeros((ROWS, longest), dtype)
+    sums = np.zeros((ROWS, up(width, COLUMNS)), FLOAT)
+    return FourRows(at, seen, queries, scores, weights, sums)
+
+
+@njit(**PART)
+def locate(four: Any, here: Any, first: Any) -> Any:
+    """Finds four rows of a run; behind its last they are none (-1) and see nothing.
+
+    Returns:
+        How many keys are seen at most.
+    """
+    tree, one, g = here
+    per_group, most = tree.n_heads // tree.n_groups, LONG(0)
+    for r in range(ROWS):
+        token, head = (first + r) // per_group, (first + r) % per_group
+        four.at[r], four.seen[r] = LONG(-1), LONG(0)
+        if token < one[N_Q]:
+            place = one[FIRST_Q] + token
+            four.at[r] = tree.queries[place] * tree.n_heads + g * per_group + head
+            four.seen[r] = tree.seen[place]
+            most = max(most, four.seen[r])
+    return most
+
+
+@njit(**PART)
+def take(out: Any, x: Any, at: Any) -> None:
+    """Four rows, 0 where there is none."""
+    for r in range(ROWS):
+        out_d = out[r]
+        if at[r] >= 0:
+            x_d = x[at[r]]
+            for j in range(len(x_d)):
+                out_d[j] = x_d[j]
+        else:
+            out_d[:] = 0
+
+
+@njit(**PART)
+def put(out: Any, at: Any, x_d: Any, factor: Any) -> None:
+    """A row of float32 times a factor, unless it is none."""
+    if at >= 0:
+        out_d = out[at]
+        for j in range(len(out_d)):
+            out_d[j] = narrow(x_d[j] * factor, out_d[j])
+
+
+@njit(**PART)
+def hold_columns(out: Any, x: Any, path: Any, first: Any) -> None:
+    """Rows of a path, from the first on, as columns of words: [d, p]."""
+    for p in range(first, len(path)):
+        row = x[path[p]].view(out.dtype)
+        for w in range(len(row)):
+            out[w, p] = row[w]
+
+
+@njit(**PART)
+def hold_rows(out: Any, x: Any, path: Any, first: Any) -> None:
+    """Rows of a path, from the first on, as rows of words: [p, d]."""
+    per, none = 4 // x.itemsize, np.zeros_like(x[0])
+    for w in range(first // per, up(len(path), per) // per):
+        last = w * per + per - 1
+        as_row(out[w], x[path[w * per]], x[path[last]] if last < len(path) else none)
+
+
+@njit(**LOOP)
+def _exponentials(scores: Any, n: Any, factor: Any) -> Any:
+    """2^(factor (score - the largest)) of the first n, 0 behind; 1 / their sum, its logarithm."""
+    most = _LEAST
+    for j in range(len(scores)):
+        key = order(scores[j])
+        key = key if INT(j) < n else _LEAST
+        most = key if key > most else most
+    top, total = of_order(most), FLOAT(0)
+    for j in range(len(scores)):
+        exp = exp2((scores[j] - top) * factor)
+        exp = exp if INT(j) < n else FLOAT(0)
+        scores[j] = exp
+        total += exp
+    return FLOAT(1) / total, top * factor + np.log2(total)
+
+
+@njit(**LOOP)
+def _attend_run(four: Any, here: Any, held: Any, arrays: Any) -> None:
+    """Attention of those of a run's queries that have the same head of keys."""
+    (tree, one, _), (keys, values), (q, out, bases, scaling) = here, held, arrays
+    per, inverses = 4 // q.itemsize, np.empty(ROWS, FLOAT)
+    for first in range(0, one[N_Q] * (tree.n_heads // tree.n_groups), ROWS):
+        most = locate(four, here, first)
+        take(four.queries, q, four.at)
+        multiply(four.queries, keys, four.scores, ROWS, most, q.shape[1] // per, False)
+        for r in range(ROWS):
+            scores, weights = four.scores[r, : up(most, per)], four.weights[r]
+            inverses[r], base = _exponentials(scores, four.seen[r], scaling * LOG2_E)
+            if four.at[r] >= 0:
+                bases[four.at[r], 0] = base
+            for j in range(len(scores)):
+                weights[j] = narrow(scores[j], weights[j])
+        steps = up(most, per) // per
+        multiply(four.weights, values, four.sums, ROWS, four.sums.shape[1], steps, False)
+        for r in range(ROWS):
+            put(out, four.at[r], four.sums[r], inverses[r])
+
+
+@njit(**LOOP)
+def _attend(job: Any, dtype: Any, word: Any) -> None:
+    q, k, v = rows(job, 0, dtype), rows(job, 1, dtype), rows(job, 2, dtype)
+    arrays = q, rows(job, 3, dtype), rows(job, 4, FLOAT), rows(job, 5, FLOAT)[0, 0]
+    tree, width, per = tree_of(job, 6), q.shape[1], 4 // q.itemsize
+    four = four_rows(width, tree.longest, dtype)
+    keys = np.zeros((width // per, tree.longest), word)
+    values = np.zeros((tree.longest // per, up(width, COLUMNS)), word)
+    before, (start, stop) = LONG(-1), share(tree.cost * tree.n_groups)
+    for g in range(tree.n_groups):
+        for one in tree.runs:
+            if start <= g * tree.cost + one[COST] < stop:
+                path = tree.paths[one[FIRST_P] : one[FIRST_P] + one[N_P]] * tree.n_groups + g
+                group = one[GROUP] * tree.n_groups + g
+                first, before = one[SHARED] if group == before else LONG(0), group
+                hold_columns(keys, k, path, first)
+                hold_rows(values, v, path, first)
+                _attend_run(four, (tree, one, g), (keys, values), arrays)
+
+
+@compiled
+def _attend_loop(job: Any) -> None:
+    by_words(_attend, job)
+
+
+def attends(q_nhd: Tensor) -> bool:
+    """Whether `attend` is for queries of this kind."""
+    tiles = FLOAT_TILES if q_nhd.dtype == torch.float32 else BITS_TILES
+    return tiles and q_nhd.shape[-1] % ROWS == 0
+
+
+def attend(
+    q_nhd: Tensor, k_cgd: Tensor, v_cgd: Tensor, runs: Runs, scaling: float
+) -> tuple[Tensor, Tensor]:
+    """softmax(scaling Q K') V of every query over the keys that its run lets it see.
+
+    Args:
+        q_nhd: Queries, contiguous, as the others; d is a multiple of 4.
+        k_cgd: Keys of g heads, each for h / g heads of queries.
+        v_cgd: Values.
+        runs: Which sees what.
+        scaling: A positive factor of all scores.
+
+    Returns:
+        out_nhd, and what `attend_backward` needs of each row, float32 [n, h]: the logarithm of the
+        sum of its exponentials, to base 2.
+    """
+    (n, h, _), g = q_nhd.shape, k_cgd.shape[1]
+    out, bases = torch.empty(q_nhd.shape, dtype=q_nhd.dtype), torch.empty(n, h)
+    run(
+        _attend_loop, q_nhd, k_cgd, v_cgd, out, bases.view(-1, 1), *tree_arrays(runs, h, g, scaling)
+    )
+    return out, bases
+
+
+def tree_arrays(runs: Runs, h: int, g: int, scaling: float) -> tuple[Tensor, ...]:
+    """What `tree_of` reads, and before it the factor of scores."""
+    sizes = torch.tensor([[h, g, runs.longest, runs.cost]])
+    arrays = runs.table_m7, runs.paths, runs.queries, runs.seen, sizes
+    return torch.tensor([[scaling]]), *arrays

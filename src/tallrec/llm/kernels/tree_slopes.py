@@ -1,0 +1,224 @@
+"""The gradients of attention of runs of tokens over their ancestors, in one pass."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from tallrec.llm.kernels.native import (
+    FLOAT,
+    INT,
+    LOG2_E,
+    LONG,
+    LOOP,
+    PART,
+    compiled,
+    exp2,
+    narrow,
+    rows,
+    run,
+    share,
+    thread,
+    threads,
+)
+from tallrec.llm.kernels.tiles import (
+    COLUMNS,
+    ROWS,
+    as_column,
+    as_rows,
+    by_words,
+    multiply,
+    up,
+)
+from tallrec.llm.kernels.tree_attention import (
+    COST,
+    FIRST_P,
+    FIRST_Q,
+    GROUP,
+    N_P,
+    N_Q,
+    SHARED,
+    four_rows,
+    hold_columns,
+    hold_rows,
+    locate,
+    put,
+    take,
+    tree_arrays,
+    tree_of,
+)
+
+if TYPE_CHECKING:
+    from tallrec.llm.runs import Runs
+
+# Shape letters as in `tallrec.llm.kernels.tree_attention`.
+
+_CHUNK = 16 * ROWS  # rows of queries after which their part of the keys' gradients is added
+
+
+class _Held(NamedTuple):
+    """Keys and values of a path as words, and the gradients of both, in float32."""
+
+    keys_dp: Any
+    values_dp: Any
+    keys_pd: Any
+    d_keys_dp: Any
+    d_values_dp: Any
+
+
+class _Chunk(NamedTuple):
+    """Words of some rows' queries, gradients, weights and slopes of scores; q of these rows."""
+
+    queries_dq: Any
+    grads_dq: Any
+    weights_qp: Any
+    slopes_qp: Any
+
+
+@njit(**PART)
+def _held(width: Any, longest: Any, per: Any, word: Any) -> Any:
+    """Places for them; per numbers are a word."""
+    keys, values = np.zeros((width // per, longest), word), np.zeros((width // per, longest), word)
+    by_key = np.zeros((longest // per, up(width, COLUMNS)), word)
+    d_keys, d_values = np.zeros((width, longest), FLOAT), np.zeros((width, longest), FLOAT)
+    return _Held(keys, values, by_key, d_keys, d_values)
+
+
+@njit(**PART)
+def _chunk(width: Any, longest: Any, per: Any, word: Any) -> Any:
+    """Places for them; per numbers are a word."""
+    words = _CHUNK // per
+    queries, grads = np.zeros((width, words), word), np.zeros((width, words), word)
+    weights, slopes = np.zeros((words, longest), word), np.zeros((words, longest), word)
+    return _Chunk(queries, grads, weights, slopes)
+
+
+@njit(**LOOP)
+def _differentiate(weights: Any, slopes: Any, n: Any, base: Any, scaling: Any) -> None:
+    """Turns scores into weights, and gradients of these into those of scores; 0 behind n."""
+    drift, factor = FLOAT(0), scaling * LOG2_E
+    for j in range(len(weights)):
+        p = exp2(weights[j] * factor - base)
+        p = p if INT(j) < n else FLOAT(0)
+        weights[j] = p
+        drift += p * (slopes[j] if INT(j) < n else FLOAT(0))
+    for j in range(len(weights)):
+        slope = weights[j] * (slopes[j] - drift) * scaling
+        slopes[j] = slope if INT(j) < n else FLOAT(0)
+
+
+@njit(**LOOP)
+def _four_slopes(four: Any, grads: Any, here: Any, first: Any, held: Any, arrays: Any) -> Any:
+    """Weights and slopes of four rows' scores, and the gradients of their queries.
+
+    Returns:
+        How many weights of a row are computed, of which those that are not seen are 0.
+    """
+    q, d_out, bases, dq, scaling = arrays
+    per = 4 // q.itemsize
+    seen = up(locate(four, here, first), COLUMNS)
+    take(four.queries, q, four.at)
+    take(grads.queries, d_out, four.at)
+    multiply(four.queries, held.keys_dp, four.scores, ROWS, seen, q.shape[1] // per, False)
+    multiply(grads.queries, held.values_dp, grads.scores, ROWS, seen, q.shape[1] // per, False)
+    for r in range(ROWS):
+        slopes, narrow_slopes = grads.scores[r, :seen], grads.weights[r]
+        base = bases[four.at[r], 0] if four.at[r] >= 0 else FLOAT(0)
+        _differentiate(four.scores[r, :seen], slopes, four.seen[r], base, scaling)
+        for j in range(len(slopes)):
+            narrow_slopes[j] = narrow(slopes[j], narrow_slopes[j])
+    multiply(grads.weights, held.keys_pd, four.sums, ROWS, four.sums.shape[1], seen // per, False)
+    for r in range(ROWS):
+        put(dq, four.at[r], four.sums[r], FLOAT(1))
+    return seen
+
+
+@njit(**LOOP)
+def _run_slopes(four: Any, grads: Any, here: Any, held: Any, chunk: Any, arrays: Any) -> None:
+    """The gradients of a run's queries, and, added to what is held, of its keys and values."""
+    (tree, one, _), q = here, arrays[0]
+    per_group, per, width = tree.n_heads // tree.n_groups, 4 // q.itemsize, q.shape[1]
+    n_rows = one[N_Q] * per_group
+    for first in range(0, n_rows, _CHUNK):
+        stop = min(n_rows, first + _CHUNK)
+        most = up(tree.seen[one[FIRST_Q] + (stop - 1) // per_group], COLUMNS)
+        for row in range(first, stop, ROWS):
+            seen = _four_slopes(four, grads, here, row, held, arrays)
+            four.scores[:, seen:most], grads.scores[:, seen:most] = FLOAT(0), FLOAT(0)
+            for r in range(0, ROWS, per):
+                at, other = (row - first + r) // per, r + per - 1
+                as_column(chunk.queries_dq, at, four.queries[r], four.queries[other])
+                as_column(chunk.grads_dq, at, grads.queries[r], grads.queries[other])
+            as_rows(chunk.weights_qp, row - first, four.scores[:, :most], q[0])
+            as_rows(chunk.slopes_qp, row - first, grads.scores[:, :most], q[0])
+        steps = up(stop - first, ROWS) // per
+        multiply(chunk.grads_dq, chunk.weights_qp, held.d_values_dp, width, most, steps, True)
+        multiply(chunk.queries_dq, chunk.slopes_qp, held.d_keys_dp, width, most, steps, True)
+
+
+@njit(**PART)
+def _settle(held: Any, path: Any, first: Any, stop: Any, dk: Any, dv: Any, copy: Any) -> None:
+    """Adds gradients of a part of a path to the sums, and sets them to 0."""
+    for p in range(first, stop):
+        dk_d, dv_d = dk[copy + path[p]], dv[copy + path[p]]
+        for j in range(len(dk_d)):
+            dk_d[j] += held.d_keys_dp[j, p]
+            dv_d[j] += held.d_values_dp[j, p]
+    held.d_keys_dp[:, first:stop] = FLOAT(0)
+    held.d_values_dp[:, first:stop] = FLOAT(0)
+
+
+@njit(**LOOP)
+def _attend_backward(job: Any, dtype: Any, word: Any) -> None:
+    q, k, v = rows(job, 0, dtype), rows(job, 1, dtype), rows(job, 2, dtype)
+    d_out, bases, dq = rows(job, 3, dtype), rows(job, 4, FLOAT), rows(job, 5, dtype)
+    dk, dv, scaling = rows(job, 6, FLOAT), rows(job, 7, FLOAT), rows(job, 8, FLOAT)[0, 0]
+    arrays = q, d_out, bases, dq, scaling
+    tree, width, per = tree_of(job, 9), q.shape[1], 4 // q.itemsize
+    four, grads = four_rows(width, tree.longest, dtype), four_rows(width, tree.longest, dtype)
+    held, chunk = _held(width, tree.longest, per, word), _chunk(width, tree.longest, per, word)
+    before, shared, copy, path = LONG(-1), LONG(0), LONG(0), tree.paths[:0]
+    start, stop = share(tree.cost * tree.n_groups)
+    for g in range(tree.n_groups):
+        for one in tree.runs:
+            if start <= g * tree.cost + one[COST] < stop:
+                first, group = shared, one[GROUP] * tree.n_groups + g
+                if group != before:
+                    _settle(held, path, LONG(0), shared, dk, dv, copy)
+                    first, shared, before = LONG(0), one[SHARED], group
+                # Threads that have the same head of keys add to sums of their own.
+                copy = (thread() - g * threads() // tree.n_groups) * len(k)
+                path = tree.paths[one[FIRST_P] : one[FIRST_P] + one[N_P]] * tree.n_groups + g
+                hold_columns(held.keys_dp, k, path, first)
+                hold_columns(held.values_dp, v, path, first)
+                hold_rows(held.keys_pd, k, path, first)
+                _run_slopes(four, grads, (tree, one, g), held, chunk, arrays)
+                _settle(held, path, shared, one[N_P], dk, dv, copy)
+    _settle(held, path, LONG(0), shared, dk, dv, copy)
+
+
+@compiled
+def _attend_backward_loop(job: Any) -> None:
+    by_words(_attend_backward, job)
+
+
+def attend_backward(
+    grad_nhd: Tensor,
+    q_nhd: Tensor,
+    k_cgd: Tensor,
+    v_cgd: Tensor,
+    bases_nh: Tensor,
+    runs: Runs,
+    scaling: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of queries, keys and values; the latter in float32. See `attend`."""
+    h, g, of = q_nhd.shape[1], k_cgd.shape[1], torch.get_num_threads()
+    copies = min(of, -(-of // g) + 1)  # as many threads at most have the same head of keys
+    dq, (dk, dv) = torch.empty_like(q_nhd), (torch.zeros(copies, *x.shape) for x in (k_cgd, v_cgd))
+    arrays = q_nhd, k_cgd, v_cgd, grad_nhd, bases_nh.view(-1, 1), dq, dk, dv
+    run(_attend_backward_loop, *arrays, *tree_arrays(runs, h, g, scaling))
+    return dq, dk.sum(0), dv.sum(0)
