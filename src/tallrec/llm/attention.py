@@ -17,13 +17,11 @@ from transformers import AttentionInterface
 
 from tallrec.llm import flex
 from tallrec.llm.block_rows import BlockRows, reused_memory
-from tallrec.llm.fused import kernels_for
+from tallrec.llm.fused import kernels_for, kernels_of
 from tallrec.llm.runs import Runs, runs_of
 from tallrec.llm.tree import Block, Tree, reading
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from torch.nn.attention.flex_attention import BlockMask
     from transformers import PreTrainedModel
 
@@ -109,7 +107,7 @@ class _InOnePass(torch.autograd.Function):
     def forward(
         ctx: Any, q_nhd: Tensor, k_cgd: Tensor, v_cgd: Tensor, plan: Plan, scaling: float
     ) -> Tensor:
-        kernels, ctx.runs, ctx.scaling = _kernels(q_nhd), plan.runs(q_nhd), scaling
+        kernels, ctx.runs, ctx.scaling = kernels_of(q_nhd), plan.runs(q_nhd), scaling
         q_nhd, k_cgd, v_cgd = (x.contiguous() for x in (q_nhd, k_cgd, v_cgd))
         out_nhd, bases_nh = kernels.attend(q_nhd, k_cgd, v_cgd, ctx.runs, scaling)
         ctx.save_for_backward(q_nhd, k_cgd, v_cgd, bases_nh)
@@ -117,14 +115,10 @@ class _InOnePass(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        kernels, grad_nhd = _kernels(grads[0]), grads[0].contiguous()
+        kernels, grad_nhd = kernels_of(grads[0]), grads[0].contiguous()
         saved = ctx.saved_tensors
         dq_nhd, dk_cgd, dv_cgd = kernels.attend_backward(grad_nhd, *saved, ctx.runs, ctx.scaling)
         return dq_nhd, dk_cgd.to(grad_nhd.dtype), dv_cgd.to(grad_nhd.dtype), None, None
-
-
-def _kernels(x: Tensor) -> ModuleType:
-    return cast("ModuleType", kernels_for(x))
 
 
 class _ByProducts(torch.autograd.Function):

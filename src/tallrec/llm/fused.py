@@ -6,7 +6,7 @@ import ctypes
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -34,3 +34,8 @@ def kernels_for(x: Tensor) -> ModuleType | None:
     if x.device.type != "cpu" or x.dtype not in _DTYPES or openmp() is None:
         return None
     return import_module("tallrec.llm.kernels")
+
+
+def kernels_of(x: Tensor) -> ModuleType:
+    """The compiled loops, for a tensor of which is known that they can work on it."""
+    return cast("ModuleType", kernels_for(x))

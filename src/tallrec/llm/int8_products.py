@@ -12,26 +12,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from tallrec.llm.fused import kernels_for
-
-if TYPE_CHECKING:
-    from types import ModuleType
+from tallrec.llm.fused import kernels_of
 
 # Shape letters: n tokens, i inputs and o outputs of a layer.
 
 ROTATED = 64  # numbers that a rotation mixes; widths are multiples of it
 _ZERO = 128  # of activations, which are unsigned
 Pair: TypeAlias = "tuple[Weight, Weight]"  # of gate and up together, and of down
-
-
-def _kernels(x: Tensor) -> ModuleType:
-    return cast("ModuleType", kernels_for(x))
 
 
 @dataclass(frozen=True)
@@ -55,7 +48,7 @@ class Weight:
     @classmethod
     def made(cls, weight_oi: Tensor, of: Sequence[Tensor]) -> Weight:
         """Rounds the rows of a matrix that is made of some weights."""
-        whole_oi, steps_o1 = _kernels(weight_oi).rounded(weight_oi)
+        whole_oi, steps_o1 = kernels_of(weight_oi).rounded(weight_oi)
         packed = torch.ops.onednn.qlinear_prepack((whole_oi ^ _ZERO).view(torch.int8), None)
         zeros_o = torch.zeros(len(weight_oi), dtype=torch.int64)
         steps_o = steps_o1.flatten() / ROTATED
@@ -76,7 +69,7 @@ class Weight:
     def times(self, rounded: tuple[Tensor, Tensor], dtype: torch.dtype) -> Tensor:
         """y_no of rounded x_ni."""
         y = self.product(rounded[0], dtype)
-        scaled: Tensor = _kernels(y).scaled_(y, rounded[1])
+        scaled: Tensor = kernels_of(y).scaled_(y, rounded[1])
         return scaled
 
 
@@ -90,7 +83,7 @@ class Inputs:
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Rounded by `kernels.rounded`."""
         if self._rounded is None or self._of is not x:
-            self._of, self._rounded = x, _kernels(x).rounded(x)
+            self._of, self._rounded = x, kernels_of(x).rounded(x)
         return self._rounded
 
 
@@ -112,7 +105,7 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         if not ctx.needs_input_grad[0]:
             return None, None, None, None
-        rounded = _kernels(grads[0]).rounded(grads[0])
+        rounded = kernels_of(grads[0]).rounded(grads[0])
         return ctx.transposed.times(rounded, grads[0].dtype), None, None, None
 
 
@@ -121,7 +114,7 @@ class _Gated(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, by_rows: Pair, by_columns: Pair | None) -> Tensor:
-        kernels, (gate_up, down) = _kernels(x), by_rows
+        kernels, (gate_up, down) = kernels_of(x), by_rows
         whole, steps = kernels.rounded(x)
         both = gate_up.product(whole, x.dtype)
         ctx.by_columns = by_columns
@@ -130,7 +123,7 @@ class _Gated(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        kernels, (gate_up, down) = _kernels(grads[0]), ctx.by_columns
+        kernels, (gate_up, down) = kernels_of(grads[0]), ctx.by_columns
         whole, steps = kernels.rounded(grads[0])
         inner = down.product(whole, grads[0].dtype)
         rounded = kernels.gated_backward_rounded(inner, steps, *ctx.saved_tensors)
@@ -182,7 +175,7 @@ def works() -> bool:
     x_ni, weight_oi = torch.linspace(-99, 99, 512 * 256).sin().view(2, 256, 256)
     own = x_ni @ weight_oi.T
     try:
-        ours = Weight.made(weight_oi, ()).times(_kernels(x_ni).rounded(x_ni), x_ni.dtype)
+        ours = Weight.made(weight_oi, ()).times(kernels_of(x_ni).rounded(x_ni), x_ni.dtype)
     except (AttributeError, RuntimeError):  # a torch without it
         return False
     return bool((ours - own).norm() <= 0.03 * own.norm())

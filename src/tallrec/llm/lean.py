@@ -20,12 +20,11 @@ from transformers.activations import SiLUActivation
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tallrec.llm.forward import decoder_of
-from tallrec.llm.fused import kernels_for
+from tallrec.llm.fused import kernels_for, kernels_of
 from tallrec.llm.sharding import is_sharded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import ModuleType
 
     from peft import PeftModel
     from transformers import PreTrainedModel
@@ -122,12 +121,12 @@ class _Rotated(torch.autograd.Function):
     def forward(ctx: Any, x_bthd: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         cos, sin = cos.to(x_bthd.dtype), sin.to(x_bthd.dtype)
         ctx.save_for_backward(cos, sin)
-        kernels = cast("ModuleType", kernels_for(x_bthd))
+        kernels = kernels_of(x_bthd)
         return cast("Tensor", kernels.rotated(x_bthd, cos, sin))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        kernels = cast("ModuleType", kernels_for(grads[0]))
+        kernels = kernels_of(grads[0])
         return kernels.rotated(grads[0], *ctx.saved_tensors, -1.0), None, None
 
 

@@ -19,12 +19,10 @@ from peft.tuners.lora import Linear
 from torch import Tensor
 from torch.nn.functional import linear, pad
 
-from tallrec.llm.fused import kernels_for
+from tallrec.llm.fused import kernels_for, kernels_of
 from tallrec.llm.lean import Normed
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from peft import PeftModel
 
 _LOW = 16  # up to this rank, the loops take less time than matrix products
@@ -52,7 +50,7 @@ class _Adapted(torch.autograd.Function):
         x, ctx.seed = x.contiguous(), _seed() if p else 0
         ctx.p, ctx.factor = p, factor
         a_ri, b_ro = _by_fours(a), _by_fours(b.T * factor)
-        kernels = cast("ModuleType", kernels_for(x))
+        kernels = kernels_of(x)
         low = kernels.adapted_(y, x, a_ri, b_ro, ctx.seed, p)
         ctx.mark_dirty(y)
         _keep(ctx, x, a, b, low.to(x.dtype))
@@ -61,7 +59,7 @@ class _Adapted(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, a, b, low = _kept(ctx)
-        kernels, grad = cast("ModuleType", kernels_for(x)), grads[0].contiguous()
+        kernels, grad = kernels_of(x), grads[0].contiguous()
         weights = _by_fours(a), _by_fours(b.T * ctx.factor)
         dx, da, db = kernels.adapted_backward(grad, x, *weights, low.float(), ctx.seed, ctx.p)
         da, db = da[: len(a)], db[: len(a)].T * ctx.factor
