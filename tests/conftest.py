@@ -4,9 +4,14 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Before torch is imported, here and in subprocesses: pytest-xdist already uses every core.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# A loop may be compiled in any test, and speed is measured by benchmarks.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ WAYS = pytest.mark.parametrize("way", [_InOnePass, _ByProducts])
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 HEADS = st.sampled_from([(1, 1), (2, 2), (4, 2), (6, 2), (9, 3), (5, 1), (8, 8)])
 WIDTHS = st.sampled_from([4, 8, 60, 64, 68, 128])
-KERNELS = kernels_for(torch.zeros(1))  # compiled here, which no deadline of a test is for
+KERNELS = kernels_for(torch.zeros(1))
 
 
 def drawn(*shape, dtype):

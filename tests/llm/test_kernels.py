@@ -18,7 +18,7 @@ DTYPES = st.sampled_from([torch.float32, torch.bfloat16])
 SIZES = st.integers(1, 70)
 
 
-KERNELS = kernels_for(torch.zeros(1))  # compiled here, which no deadline of a test is for
+KERNELS = kernels_for(torch.zeros(1))
 
 
 def drawn(seed, *shape, dtype=torch.float32, scale=1.0):
