@@ -112,3 +112,13 @@ def test_threads_add_up_the_gradients_of_shared_keys(dtype, threads):
 
 def test_other_widths_are_for_products():
     assert not (KERNELS and KERNELS.attends(torch.zeros(1, 1, 6)))
+
+
+@pytest.mark.skipif(KERNELS is None, reason="torch brings another OpenMP here")
+def test_processors_with_avx512_compute_it_in_one_pass():
+    """So that nothing above is skipped where it could run."""
+    can = torch.cpu.get_capabilities().get
+    x = torch.zeros(1, 1, 64)
+    assert KERNELS.attends(x) == bool(can("avx512_f"))
+    expected = bool(can("avx512_bf16")) and not can("amx_bf16")
+    assert KERNELS.attends(x.bfloat16()) == expected

@@ -122,26 +122,26 @@ def numbers(_context: Any, job: Any) -> Any:
     return types.CPointer(types.int64)(job), code
 
 
-def dtype_of(job: Any) -> Any:
-    """The dtype of the model's arrays in a job."""
+def by_float32(job: Any, one: Any, other: Any) -> Any:
+    """The one in a job of float32, the other in a job of bfloat16."""
     raise NotImplementedError
 
 
-@overload(dtype_of)
-def _dtype_of(job: Any) -> Any:
-    def float32(job: Any) -> Any:  # noqa: ARG001
-        return FLOAT
+@overload(by_float32)
+def _by_float32(job: Any, one: Any, other: Any) -> Any:  # noqa: ARG001 - its type tells
+    def first(job: Any, one: Any, other: Any) -> Any:  # noqa: ARG001
+        return one
 
-    def bfloat16(job: Any) -> Any:  # noqa: ARG001
-        return BITS
+    def second(job: Any, one: Any, other: Any) -> Any:  # noqa: ARG001
+        return other
 
-    return float32 if job.dtype == types.float32 else bfloat16
+    return first if job.dtype == types.float32 else second
 
 
 @njit(**LOOP)
 def by_dtype(loop: Any, job: Any) -> None:
     """Runs a loop of a job's numbers and a dtype."""
-    loop(numbers(job), dtype_of(job))  # type: ignore[call-arg]
+    loop(numbers(job), by_float32(job, FLOAT, BITS))  # type: ignore[call-arg]
 
 
 def wide(x: Any) -> Any:

@@ -16,7 +16,16 @@ from numba import njit, types
 from numba.core import cgutils, config
 from numba.extending import intrinsic, overload
 
-from tallrec.llm.kernels.native import FLOAT, LOOP, PART, UINT, dtype_of, narrow, numbers
+from tallrec.llm.kernels.native import (
+    BITS,
+    FLOAT,
+    LOOP,
+    PART,
+    UINT,
+    by_float32,
+    narrow,
+    numbers,
+)
 
 ROWS, COLUMNS = 4, 64  # of C that are computed at once, in 16 of the 32 vectors
 _LANES, _BYTES = 16, 4  # of a vector, and of a word
@@ -181,22 +190,8 @@ def as_rows(out: Any, first: Any, x: Any, like: Any) -> None:
             out_j[j] = word_of(narrow(one[j], like[0]), narrow(other[j], like[0]))
 
 
-def _word_type(job: Any) -> Any:
-    raise NotImplementedError
-
-
-@overload(_word_type)
-def _word_type_of(job: Any) -> Any:
-    def float32(job: Any) -> Any:  # noqa: ARG001
-        return FLOAT
-
-    def pairs(job: Any) -> Any:  # noqa: ARG001
-        return UINT
-
-    return float32 if job.dtype == types.float32 else pairs
-
-
 @njit(**LOOP)
 def by_words(loop: Any, job: Any) -> None:
     """Runs a loop of a job's numbers, a dtype and its words."""
-    loop(numbers(job), dtype_of(job), _word_type(job))  # type: ignore[call-arg]
+    dtype, word = by_float32(job, FLOAT, BITS), by_float32(job, FLOAT, UINT)
+    loop(numbers(job), dtype, word)  # type: ignore[call-arg]
