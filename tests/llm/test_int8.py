@@ -217,6 +217,11 @@ def adapted(name="llama", dtype=torch.float32):
     return model.train()
 
 
+def _linear_layers(model):
+    layers = model.base_model.model.model.named_modules()
+    return [x for x in layers if type(x[1]) is torch.nn.Linear and ".lora_" not in x[0]]
+
+
 def gradients(model, targets):
     model.zero_grad()
     hidden = model.base_model.model.model(input_ids=torch.arange(3, 60)[None]).last_hidden_state
@@ -251,6 +256,22 @@ def test_validation_while_tuning_is_as_without():
         np.testing.assert_array_equal(score_rows(model, rows, ANSWERS), expected)
     model.train()
     assert (score_rows(model, rows, ANSWERS, int8=True) != expected).all()
+
+
+@needs_int8
+def test_the_models_own_weights_are_let_go_until_validation_reads_them(monkeypatch):
+    let_go = []
+    monkeypatch.setattr(int8, "page_out", lambda weights: let_go.append([id(w) for w in weights]))
+    model, rows = adapted(), random_rows(3)
+    frozen = [id(layer.weight) for _, layer in _linear_layers(model)]
+    with lean_layers(model), tuning_in_int8(model):
+        for passes in (1, 1, 2):
+            if passes == 2:
+                score_rows(model, rows, ANSWERS)
+                model.train()
+            gradients(model, torch.ones(1, 57, 128))
+            assert len(let_go) == passes
+    assert sorted(let_go[0]) == sorted(let_go[1]) == sorted(frozen)
 
 
 @needs_int8

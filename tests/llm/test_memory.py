@@ -4,9 +4,12 @@ import os
 import subprocess
 import sys
 
+import psutil
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
-from tallrec.llm.memory import _CACHES
+from tallrec.llm.memory import _CACHES, page_out
 
 _MEASURE = """
 import random, sys
@@ -43,3 +46,38 @@ def test_batches_of_ever_new_shapes_do_not_cost_memory(tiny_folder):
     assert found < 60e6
     # How much a kernel takes depends on the processor.
     assert found < 0.8 * grown(tiny_folder, **dict.fromkeys(_CACHES, "1024"))
+
+
+def file_system(path):
+    kinds = {mount.mountpoint: mount.fstype for mount in psutil.disk_partitions(all=True)}
+    return next(kinds[str(p)] for p in (path, *path.parents) if str(p) in kinds)
+
+
+def from_file():
+    """Bytes in memory that are views of files."""
+    return psutil.Process().memory_info().shared
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is given back")
+def test_a_file_of_weights_is_left_and_read_again(tmp_path):
+    if file_system(tmp_path) == "tmpfs":
+        pytest.skip("the file is in memory itself")
+    weights = {"small": torch.randn(3), "large": torch.randn(1 << 22)}
+    save_file(weights, tmp_path / "weights.safetensors")
+    with (tmp_path / "weights.safetensors").open("rb") as file:
+        os.fsync(file.fileno())  # what is not on the disk yet cannot be left
+    read = load_file(tmp_path / "weights.safetensors")
+    assert torch.equal(read["large"], weights["large"])
+    before = from_file()
+    page_out(read.values())
+    assert before - from_file() > 15e6  # of 16.8
+    for name, weight in weights.items():
+        torch.testing.assert_close(read[name], weight, rtol=0, atol=0)
+
+
+def test_what_comes_from_no_file_stays_in_memory():
+    weight = torch.arange(1 << 20)
+    weight[::7] = -1
+    expected = weight.clone()
+    page_out([weight, weight[:5]])
+    assert torch.equal(weight, expected)

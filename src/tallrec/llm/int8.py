@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, TypeAlias, cast
 
@@ -31,6 +32,7 @@ from tallrec.llm.int8_products import (
     works,
 )
 from tallrec.llm.lean import is_silu_gated
+from tallrec.llm.memory import page_out
 from tallrec.llm.sharding import is_sharded
 
 if TYPE_CHECKING:
@@ -47,17 +49,34 @@ def _read(layer: nn.Linear, weight: Weight, inputs: Inputs, x: Tensor) -> Tensor
     return y if layer.bias is None else y + layer.bias
 
 
+@dataclass
+class _Unread:
+    """Weights that are read in validation, which has the adapter in them, and not in tuning."""
+
+    weights: list[Tensor]
+    held: bool = True
+
+    def by(self, module: nn.Module) -> bool:
+        """Whether they are not read by a pass through a module; then their memory is let go."""
+        if module.training and self.held:
+            page_out(self.weights)
+        self.held = not module.training
+        return module.training
+
+
 def _tuned(
-    layer: nn.Linear, weight: Weight, transposed: Weight, inputs: Inputs, x: Tensor
+    layer: nn.Linear, unread: _Unread, both: tuple[Weight, Weight], inputs: Inputs, x: Tensor
 ) -> Tensor:
-    if not layer.training:  # validation, whose weights have the adapter in them
+    if not unread.by(layer):
         return nn.functional.linear(x, layer.weight, layer.bias)
-    y = product(x, inputs, weight, transposed)
+    y = product(x, inputs, *both)
     return y if layer.bias is None else y + layer.bias
 
 
-def _tuned_gated(mlp: nn.Module, own: _Forward, both: tuple[Pair, Pair], x: Tensor) -> Tensor:
-    return gated(x, *both) if mlp.training else own(x)
+def _tuned_gated(
+    mlp: nn.Module, unread: _Unread, own: _Forward, both: tuple[Pair, Pair], x: Tensor
+) -> Tensor:
+    return gated(x, *both) if unread.by(mlp) else own(x)
 
 
 @contextmanager
@@ -87,20 +106,23 @@ def reading_in_int8(model: PreTrainedModel | PeftModel) -> Iterator[None]:
 def tuning_in_int8(model: PeftModel) -> Iterator[None]:
     """Inside, products with frozen weights are of eight bits in training mode, both ways.
 
-    Weights are held rounded by rows and by columns, as many bytes as they have in bfloat16, beside
-    these, and kept for the next time. Where the machine or the model cannot: as `reading_in_int8`.
+    Weights are held rounded by rows and by columns, as many bytes as they have in bfloat16, in
+    place of these where they can be read again, and kept for the next time. Where the machine or
+    the model cannot: as `reading_in_int8`.
 
     Args:
         model: A model on its device with an adapter that is not merged.
     """
     inputs, forwards = Inputs(), dict[nn.Module, _Forward]()
     mlps, layers = _parts(model, frozen=True)
+    parts = [part for mlp in mlps for part in mlp.parameters()]
+    unread = _Unread(parts + [layer.weight for _, layer in layers])
     for mlp in mlps:
         both = gated_pair(mlp, BY_ROWS), gated_pair(mlp, BY_COLUMNS)
-        forwards[mlp] = partial(_tuned_gated, mlp, mlp.forward, both)
+        forwards[mlp] = partial(_tuned_gated, mlp, unread, mlp.forward, both)
     for _, layer in layers:
         weights = weight_of(layer, BY_ROWS), weight_of(layer, BY_COLUMNS)
-        forwards[layer] = partial(_tuned, layer, *weights, inputs)
+        forwards[layer] = partial(_tuned, layer, unread, weights, inputs)
     with _replaced(forwards):
         yield
 

@@ -16,6 +16,7 @@ from typing import Any, cast
 import llvmlite.binding as llvm
 import numpy as np
 import torch
+from llvmlite import ir
 from numba import carray, cfunc, njit, types  # type: ignore[attr-defined]
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
@@ -32,6 +33,7 @@ LOOP: dict[str, Any] = {**PART, "inline": "always"}
 BITS, FLOAT = np.uint16, np.float32
 UINT, INT, LONG = np.uint32, np.int32, np.int64
 LOG2_E = FLOAT(1.4426950408889634)
+_LINE = 64  # bytes of a cache's line
 _HEAD, _FIELDS = 1, 3  # numbers of a job before its arrays, and for each of them
 
 _openmp = cast("ctypes.CDLL", openmp())
@@ -95,6 +97,27 @@ def _pointer(_context: Any, address: Any) -> Any:
         return builder.inttoptr(arguments[0], cgutils.voidptr_t)
 
     return types.voidptr(address), code
+
+
+@intrinsic
+def _prefetch(_context: Any, address: Any) -> Any:
+    def code(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        flag = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, flag, flag, flag])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        to_read_soon = flag(0), flag(3), flag(1)
+        builder.call(function, [builder.inttoptr(arguments[0], cgutils.voidptr_t), *to_read_soon])
+        return context.get_dummy_value()
+
+    return types.void(address), code
+
+
+@njit(**LOOP)
+def fetch_ahead(x: Any, i: Any) -> None:
+    """Asks for a row that will be needed soon, if there is one: a core's cache seldom has it."""
+    if 0 <= i < len(x):
+        for at in range(0, x.strides[0], _LINE):
+            _prefetch(x.ctypes.data + i * x.strides[0] + at)  # type: ignore[call-arg]
 
 
 @njit(**PART)

@@ -28,7 +28,7 @@ from tallrec.llm.kernels.native import (
 )
 
 ROWS, COLUMNS = 4, 64  # of C that are computed at once, in 16 of the 32 vectors
-_LANES, _BYTES = 16, 4  # of a vector, and of a word
+LANES, _BYTES = 16, 4  # of a vector, and of a word
 
 
 class _BFloat(ir.Type):  # type: ignore[misc]
@@ -45,8 +45,8 @@ class _BFloat(ir.Type):  # type: ignore[misc]
 
 
 _LONG, _WORD, _FLOAT = ir.IntType(64), ir.IntType(32), ir.FloatType()
-_FLOATS, _WORDS = ir.VectorType(_FLOAT, _LANES), ir.VectorType(_WORD, _LANES)
-_BFLOATS = ir.VectorType(_BFloat(), 2 * _LANES)
+_FLOATS, _WORDS = ir.VectorType(_FLOAT, LANES), ir.VectorType(_WORD, LANES)
+_BFLOATS = ir.VectorType(_BFloat(), 2 * LANES)
 
 
 def _add_products(builder: Any, total: Any, one: Any, other: Any) -> Any:
@@ -72,7 +72,7 @@ def _tile(_context: Any, like: Any, places: Any, add: Any) -> Any:
         add: Whether to what C is.
     """
     word, words = (_FLOAT, _FLOATS) if isinstance(like, types.Float) else (_WORD, _WORDS)
-    vectors = [_LONG(v * _LANES * _BYTES) for v in range(COLUMNS // _LANES)]
+    vectors = [_LONG(v * LANES * _BYTES) for v in range(COLUMNS // LANES)]
 
     def code(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         a, b, c = (cgutils.unpack_tuple(builder, arguments[1])[i : i + 2] for i in (0, 2, 4))
@@ -109,6 +109,38 @@ def _spread(builder: Any, word: Any, words: Any) -> Any:
     nothing = ir.Constant(words, ir.Undefined)
     first = builder.insert_element(nothing, word, _WORD(0))
     return builder.shuffle_vector(first, nothing, ir.Constant(_WORDS, None))
+
+
+@intrinsic
+def _transpose(_context: Any, places: Any) -> Any:
+    """Of 16 x 16 float32.
+
+    Args:
+        places: The addresses of the one and the other, each with the bytes from row to row.
+    """
+
+    def code(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        one, one_row, other, other_row = cgutils.unpack_tuple(builder, arguments[0])
+
+        def at(address: Any, row: Any, r: int) -> Any:
+            address = builder.add(address, builder.mul(row, _LONG(r)))
+            return builder.inttoptr(address, _FLOATS.as_pointer())
+
+        rows = [builder.load(at(one, one_row, r), align=_BYTES) for r in range(LANES)]
+        for step in (1, 2, 4, 8):  # squares of this size change places across the diagonal
+            for r in (r for r in range(LANES) if not r & step):
+                pair = rows[r], rows[r + step]
+                lower = [c + LANES - step if c & step else c for c in range(LANES)]
+                upper = [c + LANES if c & step else c + step for c in range(LANES)]
+                rows[r], rows[r + step] = (
+                    builder.shuffle_vector(*pair, ir.Constant(_WORDS, lanes))
+                    for lanes in (lower, upper)
+                )
+        for r, row in enumerate(rows):
+            builder.store(row, at(other, other_row, r), align=_BYTES)
+        return context.get_dummy_value()
+
+    return types.void(places), code
 
 
 def _can(*features: str) -> bool:
@@ -150,6 +182,15 @@ def multiply(a: Any, b: Any, c: Any, n_rows: Any, width: Any, steps: Any, add: A
             _tile(b[0, 0], places, add)  # type: ignore[call-arg]
 
 
+@njit(**PART)
+def transpose(x: Any, column: Any, out: Any) -> None:
+    """16 columns of x from one on, which are the rows of out; rows of x are a multiple of 16."""
+    for row in range(0, len(x), LANES):
+        of_x = x.ctypes.data + row * x.strides[0] + column * _BYTES
+        places = of_x, x.strides[0], out.ctypes.data + row * _BYTES, out.strides[0]
+        _transpose(places)  # type: ignore[call-arg]
+
+
 def word_of(one: Any, other: Any) -> Any:
     """A word of two numbers in bfloat16; in float32 the first."""
     raise NotImplementedError
@@ -181,12 +222,12 @@ def as_column(out: Any, column: Any, one: Any, other: Any) -> None:
 
 
 @njit(**LOOP)
-def as_rows(out: Any, first: Any, x: Any, like: Any) -> None:
-    """Rows of words of B, from a row on, from float32 for each row of a tile."""
+def as_rows(out: Any, first: Any, x: Any, n: Any, like: Any) -> None:
+    """The first n words of rows of B, from a row on, from float32 for each row of a tile."""
     per = 4 // like.itemsize
     for t in range(ROWS // per):
         out_j, one, other = out[first // per + t], x[t * per], x[t * per + per - 1]
-        for j in range(x.shape[1]):
+        for j in range(n):
             out_j[j] = word_of(narrow(one[j], like[0]), narrow(other[j], like[0]))
 
 

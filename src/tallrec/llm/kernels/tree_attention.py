@@ -23,6 +23,7 @@ from tallrec.llm.kernels.native import (
     PART,
     compiled,
     exp2,
+    fetch_ahead,
     narrow,
     of_order,
     order,
@@ -34,6 +35,7 @@ from tallrec.llm.kernels.tiles import (
     BITS_TILES,
     COLUMNS,
     FLOAT_TILES,
+    LANES,
     ROWS,
     as_row,
     by_words,
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 # Shape letters: n queries, c keys, h heads, g heads of keys, d width of a head, p tokens of a path.
 
 COST, FIRST_Q, N_Q, FIRST_P, N_P, SHARED, GROUP = range(7)  # columns of a table of runs
+_AHEAD = 8  # rows
 _LEAST = INT(-0x7FFFFFFF)
 
 
@@ -93,23 +96,39 @@ def four_rows(width: Any, longest: Any, dtype: Any) -> Any:
 
 
 @njit(**PART)
+def row_of(here: Any, number: Any) -> Any:
+    """Which row of all queries one of a run is, and how many keys it sees.
+
+    Behind the run's last it is none (-1) and sees nothing.
+    """
+    tree, one, g = here
+    per_group = tree.n_heads // tree.n_groups
+    token, head = number // per_group, number % per_group
+    if token >= one[N_Q]:
+        return LONG(-1), LONG(0)
+    place = one[FIRST_Q] + token
+    return tree.queries[place] * tree.n_heads + g * per_group + head, tree.seen[place]
+
+
+@njit(**PART)
 def locate(four: Any, here: Any, first: Any) -> Any:
-    """Finds four rows of a run; behind its last they are none (-1) and see nothing.
+    """Finds four rows of a run.
 
     Returns:
         How many keys are seen at most.
     """
-    tree, one, g = here
-    per_group, most = tree.n_heads // tree.n_groups, LONG(0)
     for r in range(ROWS):
-        token, head = (first + r) // per_group, (first + r) % per_group
-        four.at[r], four.seen[r] = LONG(-1), LONG(0)
-        if token < one[N_Q]:
-            place = one[FIRST_Q] + token
-            four.at[r] = tree.queries[place] * tree.n_heads + g * per_group + head
-            four.seen[r] = tree.seen[place]
-            most = max(most, four.seen[r])
-    return most
+        four.at[r], four.seen[r] = row_of(here, first + r)
+    return four.seen.max()
+
+
+@njit(**PART)
+def ahead(one: Any, other: Any, here: Any, first: Any) -> None:
+    """Asks for the four rows behind the next four, of queries and of an array of their shape."""
+    for r in range(ROWS):
+        at, _ = row_of(here, first + 2 * ROWS + r)
+        fetch_ahead(one, at)
+        fetch_ahead(other, at)
 
 
 @njit(**PART)
@@ -138,6 +157,7 @@ def put(out: Any, at: Any, x_d: Any, factor: Any) -> None:
 def hold_columns(out: Any, x: Any, path: Any, first: Any) -> None:
     """Rows of a path, from the first on, as columns of words: [d, p]."""
     for p in range(first, len(path)):
+        fetch_ahead(x, path[min(p + _AHEAD, len(path) - 1)])
         row = x[path[p]].view(out.dtype)
         for w in range(len(row)):
             out[w, p] = row[w]
@@ -148,6 +168,8 @@ def hold_rows(out: Any, x: Any, path: Any, first: Any) -> None:
     """Rows of a path, from the first on, as rows of words: [p, d]."""
     per, none = 4 // x.itemsize, np.zeros_like(x[0])
     for w in range(first // per, up(len(path), per) // per):
+        for p in range(per):
+            fetch_ahead(x, path[min((w * per) + p + _AHEAD, len(path) - 1)])
         last = w * per + per - 1
         as_row(out[w], x[path[w * per]], x[path[last]] if last < len(path) else none)
 
@@ -177,9 +199,10 @@ def _attend_run(four: Any, here: Any, held: Any, arrays: Any) -> None:
     for first in range(0, one[N_Q] * (tree.n_heads // tree.n_groups), ROWS):
         most = locate(four, here, first)
         take(four.queries, q, four.at)
+        ahead(q, out, here, first)
         multiply(four.queries, keys, four.scores, ROWS, most, q.shape[1] // per, False)
         for r in range(ROWS):
-            scores, weights = four.scores[r, : up(most, per)], four.weights[r]
+            scores, weights = four.scores[r, : up(most, LANES)], four.weights[r]
             inverses[r], base = _exponentials(scores, four.seen[r], scaling * LOG2_E)
             if four.at[r] >= 0:
                 bases[four.at[r], 0] = base

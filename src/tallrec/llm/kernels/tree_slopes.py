@@ -18,6 +18,7 @@ from tallrec.llm.kernels.native import (
     PART,
     compiled,
     exp2,
+    fetch_ahead,
     narrow,
     rows,
     run,
@@ -27,11 +28,13 @@ from tallrec.llm.kernels.native import (
 )
 from tallrec.llm.kernels.tiles import (
     COLUMNS,
+    LANES,
     ROWS,
     as_column,
     as_rows,
     by_words,
     multiply,
+    transpose,
     up,
 )
 from tallrec.llm.kernels.tree_attention import (
@@ -42,6 +45,7 @@ from tallrec.llm.kernels.tree_attention import (
     N_P,
     N_Q,
     SHARED,
+    ahead,
     four_rows,
     hold_columns,
     hold_rows,
@@ -84,7 +88,7 @@ def _held(width: Any, longest: Any, per: Any, word: Any) -> Any:
     """Places for them; per numbers are a word."""
     keys, values = np.zeros((width // per, longest), word), np.zeros((width // per, longest), word)
     by_key = np.zeros((longest // per, up(width, COLUMNS)), word)
-    d_keys, d_values = np.zeros((width, longest), FLOAT), np.zeros((width, longest), FLOAT)
+    d_keys, d_values = np.zeros((2, up(width, LANES), longest), FLOAT)
     return _Held(keys, values, by_key, d_keys, d_values)
 
 
@@ -123,6 +127,7 @@ def _four_slopes(four: Any, grads: Any, here: Any, first: Any, held: Any, arrays
     seen = up(locate(four, here, first), COLUMNS)
     take(four.queries, q, four.at)
     take(grads.queries, d_out, four.at)
+    ahead(q, d_out, here, first)
     multiply(four.queries, held.keys_dp, four.scores, ROWS, seen, q.shape[1] // per, False)
     multiply(grads.queries, held.values_dp, grads.scores, ROWS, seen, q.shape[1] // per, False)
     for r in range(ROWS):
@@ -153,23 +158,34 @@ def _run_slopes(four: Any, grads: Any, here: Any, held: Any, chunk: Any, arrays:
                 at, other = (row - first + r) // per, r + per - 1
                 as_column(chunk.queries_dq, at, four.queries[r], four.queries[other])
                 as_column(chunk.grads_dq, at, grads.queries[r], grads.queries[other])
-            as_rows(chunk.weights_qp, row - first, four.scores[:, :most], q[0])
-            as_rows(chunk.slopes_qp, row - first, grads.scores[:, :most], q[0])
+            as_rows(chunk.weights_qp, row - first, four.scores, most, q[0])
+            as_rows(chunk.slopes_qp, row - first, grads.scores, most, q[0])
         steps = up(stop - first, ROWS) // per
         multiply(chunk.grads_dq, chunk.weights_qp, held.d_values_dp, width, most, steps, True)
         multiply(chunk.queries_dq, chunk.slopes_qp, held.d_keys_dp, width, most, steps, True)
 
 
 @njit(**PART)
+def _add_columns(to: Any, x_dp: Any, path: Any, first: Any, stop: Any, copy: Any) -> None:
+    """Adds columns of sums to rows, and sets them to 0."""
+    some_pd = np.empty((LANES, len(x_dp)), FLOAT)
+    for column in range(first // LANES * LANES, stop, LANES):
+        begin, end = max(first, column), min(stop, column + LANES)
+        for p in range(begin, end):
+            fetch_ahead(to, copy + path[p])
+        transpose(x_dp, column, some_pd)
+        for p in range(begin, end):
+            to_d, x_d = to[copy + path[p]], some_pd[p - column]
+            for j in range(len(to_d)):
+                to_d[j] += x_d[j]
+    x_dp[:, first:stop] = FLOAT(0)
+
+
+@njit(**PART)
 def _settle(held: Any, path: Any, first: Any, stop: Any, dk: Any, dv: Any, copy: Any) -> None:
     """Adds gradients of a part of a path to the sums, and sets them to 0."""
-    for p in range(first, stop):
-        dk_d, dv_d = dk[copy + path[p]], dv[copy + path[p]]
-        for j in range(len(dk_d)):
-            dk_d[j] += held.d_keys_dp[j, p]
-            dv_d[j] += held.d_values_dp[j, p]
-    held.d_keys_dp[:, first:stop] = FLOAT(0)
-    held.d_values_dp[:, first:stop] = FLOAT(0)
+    _add_columns(dk, held.d_keys_dp, path, first, stop, copy)
+    _add_columns(dv, held.d_values_dp, path, first, stop, copy)
 
 
 @njit(**LOOP)
