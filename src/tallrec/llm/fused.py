@@ -33,6 +33,11 @@ def kernels_for(x: Tensor) -> ModuleType | None:
     """
     if x.device.type != "cpu" or x.dtype not in _DTYPES or openmp() is None:
         return None
+    return _kernels()
+
+
+@cache
+def _kernels() -> ModuleType:
     return import_module("tallrec.llm.kernels")
 
 
