@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 # Shape letters: n queries, c keys, h heads, g heads of keys, d width of a head, p tokens of a path.
 
 COST, FIRST_Q, N_Q, FIRST_P, N_P, SHARED, GROUP = range(7)  # columns of a table of runs
-_AHEAD = 8  # rows
+_AHEAD = 8  # rows of keys and values that are asked for before they are read
 _LEAST = INT(-0x7FFFFFFF)
 
 
@@ -169,7 +169,7 @@ def hold_rows(out: Any, x: Any, path: Any, first: Any) -> None:
     per, none = 4 // x.itemsize, np.zeros_like(x[0])
     for w in range(first // per, up(len(path), per) // per):
         for p in range(per):
-            fetch_ahead(x, path[min((w * per) + p + _AHEAD, len(path) - 1)])
+            fetch_ahead(x, path[min(w * per + p + _AHEAD, len(path) - 1)])
         last = w * per + per - 1
         as_row(out[w], x[path[w * per]], x[path[last]] if last < len(path) else none)
 
