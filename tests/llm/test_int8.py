@@ -217,7 +217,7 @@ def adapted(name="llama", dtype=torch.float32):
     return model.train()
 
 
-def _linear_layers(model):
+def linear_layers(model):
     layers = model.base_model.model.model.named_modules()
     return [x for x in layers if type(x[1]) is torch.nn.Linear and ".lora_" not in x[0]]
 
@@ -263,7 +263,7 @@ def test_the_models_own_weights_are_let_go_until_validation_reads_them(monkeypat
     let_go = []
     monkeypatch.setattr(int8, "page_out", lambda weights: let_go.append([id(w) for w in weights]))
     model, rows = adapted(), random_rows(3)
-    frozen = [id(layer.weight) for _, layer in _linear_layers(model)]
+    frozen = [id(layer.weight) for _, layer in linear_layers(model)]
     with lean_layers(model), tuning_in_int8(model):
         for passes in (1, 1, 2):
             if passes == 2:
