@@ -34,8 +34,9 @@ FAMILIES = {
     "qwen2": Qwen2Config(**WIDE),
     "gpt2": GPT2Config(**{**SMALL, "n_embd": 128, "n_layer": 2, "n_head": 4, "n_positions": 256}),
 }
-PARTS = 5  # of a layer: four projections of attention and an MLP, ...
-MATRICES = 6  # ... of which gate and up are one
+PARTS = 5  # of the last layer, and of one that is not whole: four projections and an MLP, ...
+MATRICES = 6  # ... of which gate and up are one, ...
+OF_WHOLE = 4  # ... as queries, keys and values are of a whole layer
 
 
 def model_of(name, dtype=torch.float32):
@@ -52,9 +53,9 @@ def own_forwards(model):
 
 
 def rotated(x):
-    """x H: of each row, 16 runs are mixed, and in them each four neighbours."""
-    h = torch.einsum("ac,bd->abcd", *(torch.tensor(hadamard(n)).float() for n in (16, 4)))
-    return torch.einsum("...amb,abcd->...cmd", x.unflatten(-1, (16, -1, 4)), h).flatten(-3)
+    """x H: of each row, four runs are mixed, and in them each 16 neighbours."""
+    h = torch.einsum("ac,bd->abcd", *(torch.tensor(hadamard(n)).float() for n in (4, 16)))
+    return torch.einsum("...amb,abcd->...cmd", x.unflatten(-1, (4, -1, 16)), h).flatten(-3)
 
 
 def test_the_rotation_is_orthogonal_and_mixes_64_numbers():
@@ -239,7 +240,7 @@ def test_gradients_are_nearly_the_models_own(name, dtype):
     model = model.to(dtype)
     with tuning_in_int8(model):
         ours, found = gradients(model, targets)
-        assert len(own_forwards(model)) == 3 * PARTS
+        assert len(own_forwards(model)) == 2 + PARTS
     assert own_forwards(model) == []
     assert found.shape == expected.shape
     cosine = torch.nn.functional.cosine_similarity
@@ -278,16 +279,16 @@ def test_the_models_own_weights_are_let_go_until_validation_reads_them(monkeypat
 def test_weights_are_rounded_once_until_they_change(monkeypatch):
     made, make = [], int8_products.Weight.made
     monkeypatch.setattr(int8_products.Weight, "made", lambda *of: made.append(of) or make(*of))
-    model = adapted()
+    model, all_made = adapted(), 2 * (2 * OF_WHOLE + MATRICES)
     for _ in range(2):
         with tuning_in_int8(model):
-            assert len(made) == 2 * 3 * MATRICES
+            assert len(made) == all_made
     with torch.no_grad():
         model.get_submodule("model.model.layers.0.mlp.up_proj").weight.mul_(0.5)
     with tuning_in_int8(model):
-        assert len(made) == 2 * 3 * MATRICES + 2
+        assert len(made) == all_made + 2
     score_rows(model, random_rows(3), ANSWERS, int8=True)  # with the adapter in queries and values
-    assert len(made) == 2 * 3 * MATRICES + 2 + 3 * 2
+    assert len(made) == all_made + 2 + 2 + 2
 
 
 @needs_int8

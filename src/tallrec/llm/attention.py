@@ -183,7 +183,7 @@ def tree_attention(
     unknown = [name for name in _UNKNOWN if kwargs.get(name) is not None]
     if unknown or dropout:
         raise NotImplementedError(f"its attention has {', '.join(unknown) or 'dropout'}")
-    q_nhd, k_ngd, v_ngd = (x[0].transpose(0, 1) for x in (query, key, value))
+    q_nhd, k_ngd, v_ngd = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
     if tree.memory is not None:
         k_ngd, v_ngd = tree.remember(cast("int", module.layer_idx), k_ngd, v_ngd)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling

@@ -7,17 +7,18 @@ beside them are not.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 
 from tallrec.llm.forward import decoder_of, takes_trees
 from tallrec.llm.fused import kernels_for
+from tallrec.llm.int8_layers import Layer, is_whole
 from tallrec.llm.int8_products import (
     BY_COLUMNS,
     BY_ROWS,
@@ -31,7 +32,7 @@ from tallrec.llm.int8_products import (
     weight_of,
     works,
 )
-from tallrec.llm.lean import is_silu_gated
+from tallrec.llm.lean import is_silu_gated, layers_of
 from tallrec.llm.memory import page_out
 from tallrec.llm.sharding import is_sharded
 
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _VNNI = ("avx512_vnni", "avx_vnni", "amx_int8")
-_Forward: TypeAlias = Callable[[Tensor], Tensor]
+_Forward: TypeAlias = Callable[..., Tensor]
 
 
 def _read(layer: nn.Linear, weight: Weight, inputs: Inputs, x: Tensor) -> Tensor:
@@ -79,6 +80,13 @@ def _tuned_gated(
     return gated(x, *both) if unread.by(mlp) else own(x)
 
 
+def _tuned_whole(
+    layer: Layer, unread: _Unread, own: _Forward, hidden_states: Tensor, *args: Any, **kwargs: Any
+) -> Tensor:
+    forward = layer if unread.by(layer.own) else own
+    return forward(hidden_states, *args, **kwargs)
+
+
 @contextmanager
 def reading_in_int8(model: PreTrainedModel | PeftModel) -> Iterator[None]:
     """Inside, a decoder's linear layers multiply in eight bits; nothing has gradients.
@@ -91,10 +99,12 @@ def reading_in_int8(model: PreTrainedModel | PeftModel) -> Iterator[None]:
     """
     takes_trees(model, 0)  # tried here: in eight bits a float32 model would seem not to take them
     inputs, forwards = Inputs(), dict[nn.Module, _Forward]()
-    mlps, layers = _parts(model)
-    for mlp in mlps:
+    parts = _parts(model)
+    for whole in parts.whole:
+        forwards[whole] = Layer.made(whole, tuned=False)
+    for mlp in parts.mlps:
         forwards[mlp] = partial(gated, by_rows=gated_pair(mlp, BY_ROWS), by_columns=None)
-    for name, layer in layers:
+    for name, layer in parts.layers.items():
         folded = name.endswith(".base_layer")
         made = Weight.made(layer.weight.data, ()) if folded else weight_of(layer, BY_ROWS)
         forwards[layer] = partial(_read, layer, made, inputs)
@@ -114,13 +124,15 @@ def tuning_in_int8(model: PeftModel) -> Iterator[None]:
         model: A model on its device with an adapter that is not merged.
     """
     inputs, forwards = Inputs(), dict[nn.Module, _Forward]()
-    mlps, layers = _parts(model, frozen=True)
-    parts = [part for mlp in mlps for part in mlp.parameters()]
-    unread = _Unread(parts + [layer.weight for _, layer in layers])
-    for mlp in mlps:
+    parts = _parts(model, tuned=True)
+    unread = _Unread(parts.weights)
+    for whole in parts.whole:
+        made = Layer.made(whole, tuned=True)
+        forwards[whole] = partial(_tuned_whole, made, unread, whole.forward)
+    for mlp in parts.mlps:
         both = gated_pair(mlp, BY_ROWS), gated_pair(mlp, BY_COLUMNS)
         forwards[mlp] = partial(_tuned_gated, mlp, unread, mlp.forward, both)
-    for _, layer in layers:
+    for layer in parts.layers.values():
         weights = weight_of(layer, BY_ROWS), weight_of(layer, BY_COLUMNS)
         forwards[layer] = partial(_tuned, layer, unread, weights, inputs)
     with _replaced(forwards):
@@ -141,18 +153,37 @@ def _replaced(forwards: Mapping[nn.Module, _Forward]) -> Iterator[None]:
             module.forward = forward
 
 
-def _parts(
-    model: PreTrainedModel | PeftModel, *, frozen: bool = False
-) -> tuple[list[nn.Module], list[tuple[str, nn.Linear]]]:
-    """Gated MLPs and other linear layers whose products can be of eight bits; none if it cannot be.
+class _Parts(NamedTuple):
+    """What of a model can have products of eight bits, nothing twice; and all weights of it."""
+
+    whole: list[nn.Module]
+    mlps: list[nn.Module]
+    layers: dict[str, nn.Linear]
+    weights: list[Tensor]
+
+
+def _parts(model: PreTrainedModel | PeftModel, *, tuned: bool = False) -> _Parts:
+    """Decoder layers, gated MLPs and linear layers.
 
     Args:
         model: The model.
-        frozen: Whether only those are asked for whose weights are.
+        tuned: Whether it is for tuning, where only frozen weights can be.
     """
+    layers = _linear_layers(model, frozen=tuned)
+    weights, linear = [layer.weight for layer in layers.values()], set(layers.values())
+    # Of the last layer not all is computed (`tallrec.llm.lean`).
+    whole = [layer for layer in layers_of(model)[:-1] if is_whole(layer, linear, tuned=tuned)]
+    linear -= {part for layer in whole for part in layer.modules()}
+    mlps = [module for module in decoder_of(model).modules() if _is_gated(module, linear)]
+    linear -= {part for mlp in mlps for part in mlp.children()}
+    layers = {name: layer for name, layer in layers.items() if layer in linear}
+    return _Parts(whole, mlps, layers, weights)
+
+
+def _linear_layers(model: PreTrainedModel | PeftModel, *, frozen: bool) -> dict[str, nn.Linear]:
     if obstacle := _obstacle(model):
         _say(f"products of eight bits: {obstacle}; they stay in {model.dtype}")
-        return [], []
+        return {}
     layers: dict[str, nn.Linear] = {}
     for name, layer in decoder_of(model).named_modules():
         # An adapter's own are none of them, and too narrow are such as an expert's router.
@@ -161,14 +192,13 @@ def _parts(
             continue
         if layer.in_features % ROTATED == layer.out_features % ROTATED == 0:
             layers[name] = cast("nn.Linear", layer)
-    mlps = []
-    for name, module in decoder_of(model).named_modules():
-        own = [f"{name}.{part}" for part in ("gate_proj", "up_proj", "down_proj")]
-        if all(n in layers and layers[n].bias is None for n in own) and is_silu_gated(module):
-            mlps.append(module)
-            for n in own:
-                del layers[n]
-    return mlps, list(layers.items())
+    return layers
+
+
+def _is_gated(module: nn.Module, linear: Container[nn.Module]) -> bool:
+    own = [getattr(module, part, None) for part in ("gate_proj", "up_proj", "down_proj")]
+    can = all(part in linear and cast("nn.Linear", part).bias is None for part in own)
+    return can and is_silu_gated(module)
 
 
 def _obstacle(model: PreTrainedModel | PeftModel) -> str:

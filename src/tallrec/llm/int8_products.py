@@ -142,12 +142,12 @@ def gated(x: Tensor, by_rows: Pair, by_columns: Pair | None) -> Tensor:
     return y
 
 
-_Kept: TypeAlias = WeakKeyDictionary[nn.Module, Weight]
-BY_ROWS: _Kept = WeakKeyDictionary()
-BY_COLUMNS: _Kept = WeakKeyDictionary()
+Kept: TypeAlias = WeakKeyDictionary[nn.Module, Weight]
+BY_ROWS: Kept = WeakKeyDictionary()
+BY_COLUMNS: Kept = WeakKeyDictionary()
 
 
-def weight_of(module: nn.Module, kept: _Kept, *layers: nn.Linear) -> Weight:
+def weight_of(module: nn.Module, kept: Kept, *layers: nn.Linear) -> Weight:
     """Rounded weights, made if they are not kept or have changed since.
 
     Args:
@@ -164,7 +164,7 @@ def weight_of(module: nn.Module, kept: _Kept, *layers: nn.Linear) -> Weight:
     return weight
 
 
-def gated_pair(mlp: Any, kept: _Kept) -> Pair:
+def gated_pair(mlp: Any, kept: Kept) -> Pair:
     """An MLP's rounded weights for `gated`; see `weight_of`."""
     return weight_of(mlp, kept, mlp.gate_proj, mlp.up_proj), weight_of(mlp.down_proj, kept)
 

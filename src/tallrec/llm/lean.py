@@ -7,7 +7,7 @@ model's dtype. Of the last layer, all but keys and values is computed only where
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -163,11 +163,26 @@ def _attention(
         position_embeddings = cos.index_select(1, read), sin.index_select(1, read)
     query = module.q_proj(hidden_states).unflatten(-1, (-1, module.head_dim))
     query = _Rotated.apply(query, *position_embeddings)  # type: ignore[no-untyped-call]
+    output, weights = attend(module, query, key, value, attention_mask, past_key_values, **kwargs)
+    return module.o_proj(output.flatten(2)), weights
+
+
+def attend(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    past_key_values: Any,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Attention as a model's configuration says, of [b, t, heads, d]."""
     query, key, value = (x.transpose(1, 2) for x in (query, key, value))
     if past_key_values is not None:
         key, value = past_key_values.update(key, value, module.layer_idx)
-    attend = ALL_ATTENTION_FUNCTIONS[module.config._attn_implementation]
-    output, weights = attend(
+    attended: tuple[Tensor, Tensor | None] = ALL_ATTENTION_FUNCTIONS[
+        module.config._attn_implementation
+    ](
         module,
         query,
         key,
@@ -177,7 +192,7 @@ def _attention(
         scaling=module.scaling,
         **kwargs,
     )
-    return module.o_proj(output.flatten(2)), weights
+    return attended
 
 
 def _last_layer(module: Any, hidden_states: Tensor, **kwargs: Any) -> Tensor:
@@ -214,16 +229,22 @@ def is_silu_gated(module: nn.Module) -> bool:
     return gated and _leaner(module) is _gated
 
 
-def _leaner_last(
-    model: PreTrainedModel | PeftModel, leaner: dict[nn.Module, Any]
-) -> nn.Module | None:
-    """The last layer, if it can leave out what is not read."""
-    layers = getattr(decoder_of(model), "layers", None)
-    if not layers or dict(layers[-1].named_children()).keys() != _LAYER:
-        return None
-    attention = layers[-1].self_attn
-    can = leaner.get(attention) is _attention and _agree_rotated(layers[-1], _last_layer, attention)
-    return layers[-1] if can else None
+def is_llamas(layer: nn.Module) -> bool:
+    """Whether a decoder layer is found to compute Llama's formula, its MLP by any activation."""
+    children = dict(layer.named_children())
+    if children.keys() != _LAYER or _leaner(children["self_attn"]) is not _attention:
+        return False
+    return _agree_rotated(layer, _last_layer, children["self_attn"])
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module is found to compute x / rms(x) * weight, the weight frozen."""
+    return _leaner(module) is _norm
+
+
+def layers_of(model: PreTrainedModel | PeftModel) -> Sequence[nn.Module]:
+    """A decoder's layers, as most families name them; none if it names them otherwise."""
+    return cast("Sequence[nn.Module]", getattr(decoder_of(model), "layers", ()))
 
 
 def _agree_rotated(module: nn.Module, leaner: Callable[..., Any], attention: Any) -> bool:
@@ -269,8 +290,10 @@ def lean_layers(model: PreTrainedModel | PeftModel) -> Iterator[None]:
         for module in (() if is_sharded(model) else model.modules())
         if "forward" not in vars(module) and (leaner := _leaner(module))
     }
-    if last := _leaner_last(model, modules):
-        modules[last] = _last_layer
+    for last in layers_of(model)[-1:]:
+        attention = dict(last.named_children()).get("self_attn", last)
+        if modules.get(attention) is _attention and is_llamas(last):
+            modules[last] = _last_layer
     for module, leaner in modules.items():
         module.forward = partial(leaner, module)
     try:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from peft.tuners.lora import Linear
@@ -25,7 +25,7 @@ from tallrec.llm.lean import Normed
 if TYPE_CHECKING:
     from peft import PeftModel
 
-_LOW = 16  # up to this rank, the loops take less time than matrix products
+LOW = 16  # up to this rank, the loops take less time than matrix products
 
 
 def _keep(ctx: Any, x: Tensor, *others: Tensor) -> None:
@@ -47,7 +47,7 @@ class _Adapted(torch.autograd.Function):
     def forward(
         ctx: Any, y: Tensor, x: Tensor, a: Tensor, b: Tensor, factor: float, p: float
     ) -> Tensor:
-        x, ctx.seed = x.contiguous(), _seed() if p else 0
+        x, ctx.seed = x.contiguous(), drawn_seed() if p else 0
         ctx.p, ctx.factor = p, factor
         a_ri, b_ro = _by_fours(a), _by_fours(b.T * factor)
         kernels = kernels_of(x)
@@ -71,8 +71,8 @@ def _by_fours(weight: Tensor) -> Tensor:
     return pad(weight.float(), (0, 0, 0, -len(weight) % 4)).contiguous()
 
 
-def _seed() -> int:
-    """From torch's generator, so that its state says all."""
+def drawn_seed() -> int:
+    """Of dropout, from torch's generator, so that its state says all."""
     return int(torch.randint(1 << 62, ()))
 
 
@@ -82,7 +82,7 @@ class _DroppedLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, a: Tensor, p: float) -> Tensor:
         _keep(ctx, x, a)
-        ctx.seed, ctx.p = _seed() if p else 0, p
+        ctx.seed, ctx.p = drawn_seed() if p else 0, p
         return linear(_without(x, ctx.seed, p), a)
 
     @staticmethod
@@ -115,21 +115,43 @@ def is_plain(layer: torch.nn.Module) -> bool:
     )
 
 
+class Adapter(NamedTuple):
+    """What is added to a layer's result: factor B A x, x without what dropout leaves out.
+
+    Attributes:
+        a: A, [r, i].
+        b: B, [o, r].
+        factor: Makes up for dropout too.
+        p: The probability with which an element of x is left out.
+    """
+
+    a: Tensor
+    b: Tensor
+    factor: float
+    p: float
+
+
+def adapters_of(layer: torch.nn.Module) -> Iterator[Adapter]:
+    """Those of a plain layer; none of a layer without, or whose weights have them in them."""
+    if type(layer) is not Linear or layer.merged:
+        return
+    for name in layer.active_adapters:
+        p = getattr(layer.lora_dropout[name], "p", 0.0)
+        a, b = (cast("Tensor", half[name].weight) for half in (layer.lora_A, layer.lora_B))
+        yield Adapter(a, b, layer.scaling[name] / (1 - p), p)  # 1 - p: the same on average
+
+
 def _forward(layer: Linear, x: Tensor) -> Tensor:
     if not layer.training or layer.merged:
         return Linear.forward(layer, x)
     result: Tensor = layer.base_layer(x)
     loops = kernels_for(x) if result.dtype == x.dtype and result.is_contiguous() else None
-    for name in layer.active_adapters:
-        p = getattr(layer.lora_dropout[name], "p", 0.0)
-        a, b = (cast("Tensor", half[name].weight) for half in (layer.lora_A, layer.lora_B))
-        factor = layer.scaling[name] / (1 - p)  # 1 - p: the same on average
-        if loops and len(a) <= _LOW:
+    for a, b, factor, p in adapters_of(layer):
+        if loops and len(a) <= LOW:
             result = _Adapted.apply(result, x, a, b, factor, p)  # type: ignore[no-untyped-call]
             continue
-        a, b = a.to(x.dtype), (b * factor).to(x.dtype)
-        low: Tensor = _DroppedLinear.apply(x, a, p)  # type: ignore[no-untyped-call]
-        result = result + linear(low, b)
+        low: Tensor = _DroppedLinear.apply(x, a.to(x.dtype), p)  # type: ignore[no-untyped-call]
+        result = result + linear(low, (b * factor).to(x.dtype))
     return result
 
 

@@ -5,6 +5,12 @@ On a CPU, in bfloat16 and float32 (`tallrec.llm.fused` tells); computed in float
 
 from tallrec.llm.kernels.attention import add_rows_, softmax_, softmax_backward_
 from tallrec.llm.kernels.int8 import gated_backward_rounded, gated_rounded, rounded, scaled_
+from tallrec.llm.kernels.int8_layers import (
+    added,
+    added_norm_rounded,
+    norm_backward_added,
+    norm_rounded,
+)
 from tallrec.llm.kernels.layers import (
     gated,
     gated_backward,
@@ -12,23 +18,33 @@ from tallrec.llm.kernels.layers import (
     norm_backward,
     rotated,
 )
-from tallrec.llm.kernels.lora import adapted_, adapted_backward, without
+from tallrec.llm.kernels.lora import COLUMNS, adapted_, adapted_backward, drawn, without
+from tallrec.llm.kernels.projected import Stacked, projected, projected_backward
 from tallrec.llm.kernels.tree_attention import attend, attends
 from tallrec.llm.kernels.tree_slopes import attend_backward
 
 __all__ = [
+    "COLUMNS",
+    "Stacked",
     "adapted_",
     "adapted_backward",
     "add_rows_",
+    "added",
+    "added_norm_rounded",
     "attend",
     "attend_backward",
     "attends",
+    "drawn",
     "gated",
     "gated_backward",
     "gated_backward_rounded",
     "gated_rounded",
     "norm",
     "norm_backward",
+    "norm_backward_added",
+    "norm_rounded",
+    "projected",
+    "projected_backward",
     "rotated",
     "rounded",
     "scaled_",

@@ -22,35 +22,15 @@ from tallrec.llm.kernels.native import (
     sigmoid,
     wide,
 )
+from tallrec.llm.kernels.rotation import rotate
 
 BYTE = np.uint8
 
 
 @njit(**LOOP)
-def _rotate(x_d: Any) -> None:
-    """Sums and differences of each four neighbours, then of four runs, and of four in each run."""
-    for j in range(len(x_d) // 4):
-        sums, gaps = x_d[4 * j] + x_d[4 * j + 1], x_d[4 * j] - x_d[4 * j + 1]
-        more_sums, more_gaps = x_d[4 * j + 2] + x_d[4 * j + 3], x_d[4 * j + 2] - x_d[4 * j + 3]
-        x_d[4 * j], x_d[4 * j + 1] = sums + more_sums, gaps + more_gaps
-        x_d[4 * j + 2], x_d[4 * j + 3] = sums - more_sums, gaps - more_gaps
-    width = len(x_d) // 16
-    while width < len(x_d):
-        for at in range(0, len(x_d), 4 * width):
-            one, two = x_d[at : at + width], x_d[at + width : at + 2 * width]
-            three, four = x_d[at + 2 * width : at + 3 * width], x_d[at + 3 * width : at + 4 * width]
-            for j in range(len(one)):
-                sums, gaps = one[j] + two[j], one[j] - two[j]
-                more_sums, more_gaps = three[j] + four[j], three[j] - four[j]
-                one[j], two[j] = sums + more_sums, gaps + more_gaps
-                three[j], four[j] = sums - more_sums, gaps - more_gaps
-        width *= 4
-
-
-@njit(**LOOP)
-def _round(buffer: Any, out_d: Any) -> Any:
+def round_row(buffer: Any, out_d: Any) -> Any:
     """A row, rotated and rounded, into out_d; the size of its steps."""
-    _rotate(buffer)
+    rotate(buffer)
     most = INT(0)
     for j in range(len(buffer)):
         bits = INT(FLOAT(buffer[j]).view(np.int32) & INT(0x7FFFFFFF))
@@ -72,7 +52,7 @@ def _rounded(job: Any, dtype: Any) -> None:
         x_d = x[i]
         for j in range(len(x_d)):
             buffer[j] = wide(x_d[j])
-        steps[i, 0] = _round(buffer, out[i])
+        steps[i, 0] = round_row(buffer, out[i])
 
 
 @compiled
@@ -127,7 +107,7 @@ def _gated_rounded(job: Any, dtype: Any) -> None:
         for j in range(len(buffer)):
             g = wide(gate[j]) * factor
             buffer[j] = g * sigmoid(g) * wide(up[j]) * factor
-        steps[i, 0] = _round(buffer, out[i])
+        steps[i, 0] = round_row(buffer, out[i])
 
 
 @compiled
@@ -163,7 +143,7 @@ def _gated_backward_rounded(job: Any, dtype: Any) -> None:
             s = sigmoid(g)
             d_up[j] = slope * g * s
             d_gate[j] = slope * wide(up[j]) * factor * s * (FLOAT(1) + g * (FLOAT(1) - s))
-        steps[i, 0] = _round(buffer, out[i])
+        steps[i, 0] = round_row(buffer, out[i])
 
 
 @compiled

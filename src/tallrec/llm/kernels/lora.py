@@ -28,6 +28,10 @@ from tallrec.llm.kernels.native import (
 
 # Shape letters: n tokens, i inputs and o outputs of a layer, r rank.
 
+# Columns of a table of adapters: what `draw` reads, and which outputs and ranks are its own.
+COLUMNS = 7
+KEY, OTHER, LEAST, FIRST_O, LAST_O, FIRST_R, LAST_R = range(COLUMNS)
+
 
 @njit(**PART)
 def _hashed(i: Any, key: Any, other: Any) -> Any:
@@ -40,9 +44,9 @@ def _hashed(i: Any, key: Any, other: Any) -> Any:
 
 
 @njit(**LOOP)
-def _draw(kept: Any, row: Any, numbers: Any) -> None:
-    """1 where an element of a row stays, 0 where it is left out."""
-    key, other, least = UINT(numbers[0, 0]), UINT(numbers[0, 1]), UINT(numbers[0, 2])
+def draw(kept: Any, row: Any, one: Any) -> None:
+    """1 where an element of a row stays, 0 where it is left out; `one` is of a table's rows."""
+    key, other, least = UINT(one[KEY]), UINT(one[OTHER]), UINT(one[LEAST])
     before = UINT(row * len(kept))
     for j in range(len(kept)):
         kept[j] = FLOAT(0) if _hashed(UINT(before + UINT(j)), key, other) < least else FLOAT(1)
@@ -68,7 +72,7 @@ def _without(job: Any, dtype: Any) -> None:
     start, stop = share(job[0])
     for n in range(start, stop):
         x_d, out_d = x[n], out[n]
-        _draw(kept, n, numbers)
+        draw(kept, n, numbers[0])
         for j in range(len(x_d)):
             out_d[j] = x_d[j] if kept[j] > 0 else dtype(0)
 
@@ -81,7 +85,7 @@ def _without_loop(job: Any) -> None:
 def without(x: Tensor, seed: int, p: float) -> Tensor:
     """A copy of x with 0 in place of elements that a seed draws with probability p."""
     x, out = x.contiguous(), torch.empty(x.shape, dtype=x.dtype)
-    run(_without_loop, x, out, _numbers(seed, p))
+    run(_without_loop, x, out, torch.tensor(drawn(seed, p)))
     return out
 
 
@@ -100,9 +104,15 @@ def _four_products(out: Any, x: Any, weights: Any, r: Any) -> Any:
 
 
 @njit(**LOOP)
-def _add_four(total: Any, factors: Any, rows: Any, first: Any) -> None:
+def _four_of(x: Any, first: Any) -> Any:
+    """Four rows from one on."""
+    return x[first], x[first + 1], x[first + 2], x[first + 3]
+
+
+@njit(**LOOP)
+def _add_four(total: Any, factors: Any, rows: Any) -> None:
     """Adds four rows, each times its factor."""
-    one, two, three, four = rows[first], rows[first + 1], rows[first + 2], rows[first + 3]
+    one, two, three, four = rows
     f, g, h, k = factors
     for j in range(len(total)):
         total[j] += f * one[j] + g * two[j] + h * three[j] + k * four[j]
@@ -117,11 +127,11 @@ def _adapted(job: Any, dtype: Any) -> None:
     start, stop = share(job[0])
     for n in range(start, stop):
         y_n, low_n = y[n], low[n]
-        _draw(kept, n, numbers)
+        draw(kept, n, numbers[0])
         _take(x_i, x[n], kept)
         _take_all(y_o, y_n)
         for r in range(0, len(a), 4):
-            _add_four(y_o, _four_products(low_n, x_i, a, r), b, r)
+            _add_four(y_o, _four_products(low_n, x_i, a, r), _four_of(b, r))
         for j in range(len(y_o)):
             y_n[j] = narrow(y_o[j], y_n[j])
 
@@ -146,7 +156,7 @@ def adapted_(y: Tensor, x: Tensor, a_ri: Tensor, b_ro: Tensor, seed: int, p: flo
         A x, float32 [.., r], for the gradients.
     """
     low = torch.empty(*x.shape[:-1], len(a_ri))
-    run(_adapted_loop, x, y, a_ri, b_ro, low, _numbers(seed, p))
+    run(_adapted_loop, x, y, a_ri, b_ro, low, torch.tensor(drawn(seed, p)))
     return low
 
 
@@ -164,19 +174,17 @@ def _adapted_backward(job: Any, dtype: Any) -> None:
         slopes[:, :] = lows[:, :] = FLOAT(0)
         for t in range(min(4, stop - first)):
             n, dx_n, slopes_r, lows_r = first + t, dx[first + t], slopes[t], lows[t]
-            _draw(kept, n, numbers)
+            draw(kept, n, numbers[0])
             _take(x_4i[t], x[n], kept)
             _take_all(grad_4o[t], grad[n])
             lows_r[:], dx_i[:] = low[n], FLOAT(0)
             for r in range(0, len(a), 4):
-                _add_four(dx_i, _four_products(slopes_r, grad_4o[t], b, r), a, r)
+                _add_four(dx_i, _four_products(slopes_r, grad_4o[t], b, r), _four_of(a, r))
             for j in range(len(dx_i)):
                 dx_n[j] = narrow(dx_i[j] * kept[j], dx_n[j])
         for r in range(len(a)):
-            up = slopes[0, r], slopes[1, r], slopes[2, r], slopes[3, r]
-            _add_four(da[own + r], up, x_4i, 0)
-            up = lows[0, r], lows[1, r], lows[2, r], lows[3, r]
-            _add_four(db[own + r], up, grad_4o, 0)
+            _add_four(da[own + r], _four_of(slopes[:, r], 0), _four_of(x_4i, 0))
+            _add_four(db[own + r], _four_of(lows[:, r], 0), _four_of(grad_4o, 0))
 
 
 @compiled
@@ -190,11 +198,12 @@ def adapted_backward(
     """The gradients of x, a_ri and b_ro, the latter in float32; see `adapted_`."""
     dx, threads = torch.empty_like(x), torch.get_num_threads()
     da, db = (torch.zeros(threads, *weight.shape) for weight in (a_ri, b_ro))
-    run(_adapted_backward_loop, x, grad, dx, a_ri, b_ro, low, da, db, _numbers(seed, p))
+    run(_adapted_backward_loop, x, grad, dx, a_ri, b_ro, low, da, db, torch.tensor(drawn(seed, p)))
     return dx, da.sum(0), db.sum(0)
 
 
 @lru_cache(maxsize=256)  # a layer's backward pass asks for the same
-def _numbers(seed: int, p: float) -> Tensor:
-    key, other = np.random.SeedSequence(seed).generate_state(2).tolist()
-    return torch.tensor([key, other, min(round(p * 2**32), 2**32 - 1)])
+def drawn(seed: int, p: float) -> list[int]:
+    """What `draw` reads, in the order of its columns."""
+    keys = np.random.SeedSequence(seed).generate_state(2).tolist()
+    return [*keys, min(round(p * 2**32), 2**32 - 1)]
