@@ -172,7 +172,8 @@ def _parts(model: PreTrainedModel | PeftModel, *, tuned: bool = False) -> _Parts
     layers = _linear_layers(model, frozen=tuned)
     weights, linear = [layer.weight for layer in layers.values()], set(layers.values())
     # Of the last layer not all is computed (`tallrec.llm.lean`).
-    whole = [layer for layer in layers_of(model)[:-1] if is_whole(layer, linear, tuned=tuned)]
+    others = layers_of(model)[:-1] if linear else ()
+    whole = [layer for layer in others if is_whole(layer, linear, tuned=tuned)]
     linear -= {part for layer in whole for part in layer.modules()}
     mlps = [module for module in decoder_of(model).modules() if _is_gated(module, linear)]
     linear -= {part for mlp in mlps for part in mlp.children()}
