@@ -189,6 +189,7 @@ def test_which_layers_are_whole():
     assert len(whole_layers(trained)) == 1
     with torch.no_grad():
         assert len(whole_layers(model_of("llama"), tuned=False)) == 2
+        assert len(whole_layers(model_of("qwen2"), tuned=False)) == 2  # with biases
         assert whole_layers(tuned(), tuned=False) == []  # adapters that are not in the weights
         other = model_of("llama")
         other.model.layers[0].self_attn.o_proj = torch.nn.Linear(128, 128)  # with a bias

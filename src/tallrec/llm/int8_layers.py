@@ -217,18 +217,15 @@ def is_whole(layer: nn.Module, linear: Container[nn.Module], *, tuned: bool) -> 
     if not is_llamas(layer):
         return False
     parts = cast("Any", layer)
-    o, mlp, norms = (
-        parts.self_attn.o_proj,
-        parts.mlp,
-        (parts.input_layernorm, parts.post_attention_layernorm),
-    )
+    o, mlp = parts.self_attn.o_proj, parts.mlp
+    norms = parts.input_layernorm, parts.post_attention_layernorm
     bases = [_base(projection) for projection in _projections(layer)]
     behind = [o, mlp.gate_proj, mlp.up_proj, mlp.down_proj]
     return (
         all(_fits(projection, tuned=tuned) for projection in _projections(layer))
         and all(part in linear for part in (*bases, *behind))
         and all(part.bias is None for part in behind)
-        and not any(base.bias is not None and base.bias.requires_grad for base in bases)
+        and not (tuned and any(getattr(base.bias, "requires_grad", False) for base in bases))
         and all(is_norm(norm) and norm.weight.dtype == o.weight.dtype for norm in norms)
         and is_silu_gated(mlp)
     )
