@@ -180,9 +180,8 @@ def attend(
     query, key, value = (x.transpose(1, 2) for x in (query, key, value))
     if past_key_values is not None:
         key, value = past_key_values.update(key, value, module.layer_idx)
-    attended: tuple[Tensor, Tensor | None] = ALL_ATTENTION_FUNCTIONS[
-        module.config._attn_implementation
-    ](
+    function = ALL_ATTENTION_FUNCTIONS[module.config._attn_implementation]
+    attended: tuple[Tensor, Tensor | None] = function(
         module,
         query,
         key,
@@ -231,10 +230,9 @@ def is_silu_gated(module: nn.Module) -> bool:
 
 def is_llamas(layer: nn.Module) -> bool:
     """Whether a decoder layer is found to compute Llama's formula, its MLP by any activation."""
-    children = dict(layer.named_children())
-    if children.keys() != _LAYER or _leaner(children["self_attn"]) is not _attention:
-        return False
-    return _agree_rotated(layer, _last_layer, children["self_attn"])
+    parts = dict(layer.named_children())
+    can = parts.keys() == _LAYER and _leaner(parts["self_attn"]) is _attention
+    return can and _agree_rotated(layer, _last_layer, parts["self_attn"])
 
 
 def is_norm(module: nn.Module) -> bool:

@@ -101,12 +101,8 @@ class _FourTokens(NamedTuple):
 @njit(**PART)
 def _four_tokens(i: Any, o: Any, r: Any) -> Any:
     """Places for them."""
-    x, y, stays, kept = (
-        np.zeros((ROWS, i), FLOAT),
-        np.zeros((ROWS, o), FLOAT),
-        np.zeros((ROWS, i), FLOAT),
-        np.zeros((ROWS, i), FLOAT),
-    )
+    x, y = np.zeros((ROWS, i), FLOAT), np.zeros((ROWS, o), FLOAT)
+    stays, kept = np.zeros((ROWS, i), FLOAT), np.zeros((ROWS, i), FLOAT)
     low, slopes = np.zeros((ROWS, r), FLOAT), np.zeros((ROWS, r), FLOAT)
     dx, dx_one = np.zeros((ROWS, i), FLOAT), np.zeros((ROWS, i), FLOAT)
     return _FourTokens(x, y, stays, kept, low, slopes, dx, dx_one)
