@@ -13,7 +13,7 @@ from tallrec.llm.attention import attending_by_tree
 from tallrec.llm.backbone import Backbone
 from tallrec.llm.estimate import Setup, scoring_memory, tuning_memory
 from tallrec.llm.forward import decoder_of
-from tallrec.llm.lean import lean_layers
+from tallrec.llm.lean_layers import lean_layers
 from tallrec.llm.lora import quick_adapters
 from tallrec.llm.loss import collate, hidden_of
 from tallrec.llm.shape import read_shape, shape_of

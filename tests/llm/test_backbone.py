@@ -3,6 +3,8 @@
 import json
 import shutil
 import time
+import timeit
+from functools import partial
 
 import gguf
 import huggingface_hub
@@ -50,10 +52,19 @@ def test_dtypes(tiny_folder, dtype):
 
 
 def test_the_dtype_chosen_for_a_cpu_is_one_it_computes_fast():
-    fast = any(
-        torch.cpu.get_capabilities().get(flag) for flag in ("avx512_bf16", "amx_bf16", "bf16")
-    )
-    assert choose_dtype("auto", torch.device("cpu")) is (torch.bfloat16 if fast else torch.float32)
+    """By products of another size than the one that is tried."""
+    chosen = choose_dtype("auto", torch.device("cpu"))
+    flags = torch.cpu.get_capabilities()
+    if not any(flags.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")):
+        assert chosen is torch.float32
+        return
+    other = torch.float32 if chosen is torch.bfloat16 else torch.bfloat16
+    x, weight = torch.randn(1000, 576), torch.randn(576, 1536)
+    seconds = {
+        dtype: timeit.repeat(partial(torch.mm, x.to(dtype), weight.to(dtype)), number=2, repeat=20)
+        for dtype in (chosen, other)
+    }
+    assert min(seconds[chosen]) < 1.2 * min(seconds[other])
 
 
 def test_the_device_chosen_is_a_gpu_where_there_is_one():

@@ -16,7 +16,7 @@ from tallrec.llm.backbone import Backbone
 from tallrec.llm.forward import takes_trees
 from tallrec.llm.fused import kernels_for
 from tallrec.llm.int8 import reading_in_int8, tuning_in_int8
-from tallrec.llm.lean import lean_layers
+from tallrec.llm.lean_layers import lean_layers
 from tallrec.llm.scoring import score_rows
 from tallrec.llm.tuning import TuningOptions, tune
 from tallrec.prompts.answers import TokenRow

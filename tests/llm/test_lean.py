@@ -5,7 +5,8 @@ import torch
 
 from tallrec.llm.attention import Plan, attending_by_tree
 from tallrec.llm.forward import hidden_by_tree
-from tallrec.llm.lean import _tried, lean_layers
+from tallrec.llm.lean import _tried
+from tallrec.llm.lean_layers import lean_layers
 from tallrec.llm.tree import build_tree
 from tests.llm.architectures import tiny_model
 

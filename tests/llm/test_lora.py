@@ -6,7 +6,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from tallrec.llm.adapter import attach_lora
-from tallrec.llm.lean import Normed, _norm, lean_layers
+from tallrec.llm.lean import Normed, _norm
+from tallrec.llm.lean_layers import lean_layers
 from tallrec.llm.lora import _DroppedLinear, quick_adapters
 from tallrec.llm.merge import fold, merged
 from tests.llm.architectures import tiny_model

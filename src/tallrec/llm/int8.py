@@ -7,7 +7,7 @@ beside them are not.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tallrec.llm.forward import decoder_of, takes_trees
 from tallrec.llm.fused import kernels_for
-from tallrec.llm.int8_layers import Layer, is_whole
+from tallrec.llm.int8_layers import Int8Layer
 from tallrec.llm.int8_products import (
     BY_COLUMNS,
     BY_ROWS,
@@ -33,8 +33,10 @@ from tallrec.llm.int8_products import (
     works,
 )
 from tallrec.llm.lean import is_silu_gated, layers_of
+from tallrec.llm.lean_layers import LeanLayer
 from tallrec.llm.memory import page_out
 from tallrec.llm.sharding import is_sharded
+from tallrec.llm.whole_layers import is_whole
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -81,7 +83,12 @@ def _tuned_gated(
 
 
 def _tuned_whole(
-    layer: Layer, unread: _Unread, own: _Forward, hidden_states: Tensor, *args: Any, **kwargs: Any
+    layer: Int8Layer,
+    unread: _Unread,
+    own: _Forward,
+    hidden_states: Tensor,
+    *args: Any,
+    **kwargs: Any,
 ) -> Tensor:
     forward = layer if unread.by(layer.own) else own
     return forward(hidden_states, *args, **kwargs)
@@ -101,14 +108,14 @@ def reading_in_int8(model: PreTrainedModel | PeftModel) -> Iterator[None]:
     inputs, forwards = Inputs(), dict[nn.Module, _Forward]()
     parts = _parts(model)
     for whole in parts.whole:
-        forwards[whole] = Layer.made(whole, tuned=False)
+        forwards[whole] = Int8Layer.made(whole, tuned=False)
     for mlp in parts.mlps:
         forwards[mlp] = partial(gated, by_rows=gated_pair(mlp, BY_ROWS), by_columns=None)
     for name, layer in parts.layers.items():
         folded = name.endswith(".base_layer")
         made = Weight.made(layer.weight.data, ()) if folded else weight_of(layer, BY_ROWS)
         forwards[layer] = partial(_read, layer, made, inputs)
-    with _replaced(forwards):
+    with _replaced(model, forwards):
         yield
 
 
@@ -127,7 +134,7 @@ def tuning_in_int8(model: PeftModel) -> Iterator[None]:
     parts = _parts(model, tuned=True)
     unread = _Unread(parts.weights)
     for whole in parts.whole:
-        made = Layer.made(whole, tuned=True)
+        made = Int8Layer.made(whole, tuned=True)
         forwards[whole] = partial(_tuned_whole, made, unread, whole.forward)
     for mlp in parts.mlps:
         both = gated_pair(mlp, BY_ROWS), gated_pair(mlp, BY_COLUMNS)
@@ -135,12 +142,18 @@ def tuning_in_int8(model: PeftModel) -> Iterator[None]:
     for layer in parts.layers.values():
         weights = weight_of(layer, BY_ROWS), weight_of(layer, BY_COLUMNS)
         forwards[layer] = partial(_tuned, layer, unread, weights, inputs)
-    with _replaced(forwards):
+    with _replaced(model, forwards):
         yield
 
 
 @contextmanager
-def _replaced(forwards: Mapping[nn.Module, _Forward]) -> Iterator[None]:
+def _replaced(
+    model: PreTrainedModel | PeftModel, forwards: dict[nn.Module, _Forward]
+) -> Iterator[None]:
+    for layer in layers_of(model):  # a whole one would pass by those of its parts
+        is_lean = layer not in forwards and isinstance(vars(layer).get("forward"), LeanLayer)
+        if is_lean and any(part in forwards for part in layer.modules()):
+            forwards[layer] = partial(type(layer).forward, layer)
     lean = {module: vars(module)["forward"] for module in forwards if "forward" in vars(module)}
     for module, forward in forwards.items():
         module.forward = forward
@@ -173,7 +186,7 @@ def _parts(model: PreTrainedModel | PeftModel, *, tuned: bool = False) -> _Parts
     weights, linear = [layer.weight for layer in layers.values()], set(layers.values())
     # Of the last layer not all is computed (`tallrec.llm.lean`).
     others = layers_of(model)[:-1] if linear else ()
-    whole = [layer for layer in others if is_whole(layer, linear, tuned=tuned)]
+    whole = [layer for layer in others if is_whole(layer, linear.__contains__, beside=tuned)]
     linear -= {part for layer in whole for part in layer.modules()}
     mlps = [module for module in decoder_of(model).modules() if _is_gated(module, linear)]
     linear -= {part for mlp in mlps for part in mlp.children()}

@@ -7,10 +7,8 @@ model's dtype. Of the last layer, all but keys and values is computed only where
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
@@ -21,7 +19,6 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tallrec.llm.forward import decoder_of
 from tallrec.llm.fused import kernels_for, kernels_of
-from tallrec.llm.sharding import is_sharded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,7 +79,7 @@ class Normed:
 
     @staticmethod
     def of(y: Tensor) -> Normed | None:
-        """If y is what a norm of `lean_layers` gave, and nothing has changed it since."""
+        """If y is what a lean norm gave, and nothing has changed it since."""
         found, version = getattr(y, "normed", (None, None))
         return found if found and y._version == version else None
 
@@ -194,7 +191,7 @@ def attend(
     return attended
 
 
-def _last_layer(module: Any, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+def last_layer(module: Any, hidden_states: Tensor, **kwargs: Any) -> Tensor:
     """A layer of Llama; after keys and values only for the tokens that a tree's plan reads."""
     normed = module.input_layernorm(hidden_states)
     read = getattr(kwargs.get("tree"), "read", None)
@@ -206,7 +203,7 @@ def _last_layer(module: Any, hidden_states: Tensor, **kwargs: Any) -> Tensor:
     return hidden_states + gated
 
 
-def _leaner(module: Any) -> Callable[..., Any] | None:
+def leaner_of(module: Any) -> Callable[..., Any] | None:
     """What can take the place of a module's forward pass, if anything."""
     children = dict(module.named_children()).keys()
     if hasattr(module, "variance_epsilon") and hasattr(module, "weight"):
@@ -225,19 +222,19 @@ def _leaner(module: Any) -> Callable[..., Any] | None:
 def is_silu_gated(module: nn.Module) -> bool:
     """Whether a module is found to compute down(silu(gate) * up)."""
     gated = dict(module.named_children()).keys() == _GATED and isinstance(module.act_fn, _SILU)
-    return gated and _leaner(module) is _gated
+    return gated and leaner_of(module) is _gated
 
 
 def is_llamas(layer: nn.Module) -> bool:
     """Whether a decoder layer is found to compute Llama's formula, its MLP by any activation."""
     parts = dict(layer.named_children())
-    can = parts.keys() == _LAYER and _leaner(parts["self_attn"]) is _attention
-    return can and _agree_rotated(layer, _last_layer, parts["self_attn"])
+    can = parts.keys() == _LAYER and leaner_of(parts["self_attn"]) is _attention
+    return can and _agree_rotated(layer, last_layer, parts["self_attn"])
 
 
 def is_norm(module: nn.Module) -> bool:
     """Whether a module is found to compute x / rms(x) * weight, the weight frozen."""
-    return _leaner(module) is _norm
+    return leaner_of(module) is _norm
 
 
 def layers_of(model: PreTrainedModel | PeftModel) -> Sequence[nn.Module]:
@@ -274,28 +271,3 @@ def _agree(
         finally:
             module.train(was_training)
     return _tried[module]
-
-
-@contextmanager
-def lean_layers(model: PreTrainedModel | PeftModel) -> Iterator[None]:
-    """Inside, norms, gated MLPs and attention that compute the usual formulas do it quicker.
-
-    Args:
-        model: A model on its device. Norms that are tuned and sharded models are left alone.
-    """
-    modules = {  # validation scores inside tuning, where they are lean already
-        module: leaner
-        for module in (() if is_sharded(model) else model.modules())
-        if "forward" not in vars(module) and (leaner := _leaner(module))
-    }
-    for last in layers_of(model)[-1:]:
-        attention = dict(last.named_children()).get("self_attn", last)
-        if modules.get(attention) is _attention and is_llamas(last):
-            modules[last] = _last_layer
-    for module, leaner in modules.items():
-        module.forward = partial(leaner, module)
-    try:
-        yield
-    finally:
-        for module in modules:
-            del module.forward

@@ -136,7 +136,7 @@ def adapters_of(layer: torch.nn.Module) -> Iterator[Adapter]:
     if type(layer) is not Linear or layer.merged:
         return
     for name in layer.active_adapters:
-        p = getattr(layer.lora_dropout[name], "p", 0.0)
+        p = getattr(layer.lora_dropout[name], "p", 0.0) if layer.training else 0.0
         a, b = (cast("Tensor", half[name].weight) for half in (layer.lora_A, layer.lora_B))
         yield Adapter(a, b, layer.scaling[name] / (1 - p), p)  # 1 - p: the same on average
 

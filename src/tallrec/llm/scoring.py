@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tallrec.llm.forward import base_of, hidden_at, last_hidden
 from tallrec.llm.int8 import reading_in_int8
-from tallrec.llm.lean import lean_layers
+from tallrec.llm.lean_layers import lean_layers
 from tallrec.llm.merge import merged
 from tallrec.llm.sharding import put_back, whole
 from tallrec.progress import OnProgress, silent

@@ -10,7 +10,7 @@ import polars as pl
 
 from tallrec.llm.forward import last_hidden
 from tallrec.llm.int8 import reading_in_int8
-from tallrec.llm.lean import lean_layers
+from tallrec.llm.lean_layers import lean_layers
 from tallrec.progress import OnProgress, silent
 from tallrec.prompts.answers import tokenize
 from tallrec.prompts.text import quoted

@@ -20,7 +20,7 @@ from tallrec.llm.attention import attending_by_tree
 from tallrec.llm.checkpoints import last_checkpoint, read_state, stopped_after
 from tallrec.llm.forward import decoder_of, takes_trees
 from tallrec.llm.int8 import tuning_in_int8
-from tallrec.llm.lean import lean_layers
+from tallrec.llm.lean_layers import lean_layers
 from tallrec.llm.loggers import add_loggers
 from tallrec.llm.lora import quick_adapters
 from tallrec.llm.loss import LOSSES, computing_loss

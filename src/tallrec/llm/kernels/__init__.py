@@ -5,12 +5,6 @@ On a CPU, in bfloat16 and float32 (`tallrec.llm.fused` tells); computed in float
 
 from tallrec.llm.kernels.attention import add_rows_, softmax_, softmax_backward_
 from tallrec.llm.kernels.int8 import gated_backward_rounded, gated_rounded, rounded, scaled_
-from tallrec.llm.kernels.int8_layers import (
-    added,
-    added_norm_rounded,
-    norm_backward_added,
-    norm_rounded,
-)
 from tallrec.llm.kernels.layers import (
     gated,
     gated_backward,
@@ -19,9 +13,17 @@ from tallrec.llm.kernels.layers import (
     rotated,
 )
 from tallrec.llm.kernels.lora import COLUMNS, adapted_, adapted_backward, drawn, without
-from tallrec.llm.kernels.projected import Stacked, projected, projected_backward
+from tallrec.llm.kernels.projected import Stacked, projected
+from tallrec.llm.kernels.projected_slopes import projected_backward
 from tallrec.llm.kernels.tree_attention import attend, attends
 from tallrec.llm.kernels.tree_slopes import attend_backward
+from tallrec.llm.kernels.whole_layers import (
+    added,
+    added_norm,
+    added_norm_rounded,
+    norm_backward_added,
+    norm_rounded,
+)
 
 __all__ = [
     "COLUMNS",
@@ -30,6 +32,7 @@ __all__ = [
     "adapted_backward",
     "add_rows_",
     "added",
+    "added_norm",
     "added_norm_rounded",
     "attend",
     "attend_backward",

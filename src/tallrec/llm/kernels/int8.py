@@ -25,6 +25,18 @@ from tallrec.llm.kernels.native import (
 from tallrec.llm.kernels.rotation import rotate
 
 BYTE = np.uint8
+NONE = torch.empty(0, 1)  # in place of numbers of rows that have none
+
+
+def no_rounded(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Places for rounded rows where none are wanted, and for the size of their steps."""
+    return torch.empty(0, x.shape[-1], dtype=torch.uint8), NONE
+
+
+@njit(**LOOP)
+def scale_of(factors: Any, n: Any) -> Any:
+    """What a row is to be scaled by; there are no factors if none is."""
+    return factors[n, 0] if len(factors) else FLOAT(1)
 
 
 @njit(**LOOP)

@@ -210,6 +210,13 @@ def _same_as(x: Any, like: Any) -> Any:  # noqa: ARG001
     return x
 
 
+@njit(**LOOP)
+def copy(out: Any, x: Any) -> None:
+    """A row, float32 or in the model's dtype, in the dtype of out."""
+    for j in range(len(out)):
+        out[j] = narrow(wide(x[j]), out[j])
+
+
 @njit(**PART)
 def order(x: Any) -> Any:
     """int32 in the order of the float32 that they are made of.

@@ -1,6 +1,7 @@
-"""Norms and sums between a decoder layer's products of eight bits, forward and backward.
+"""Norms and sums between a decoder layer's products, forward and backward.
 
-Each pass takes what a product gives, its rows yet to be scaled, as far as what the next one reads.
+Each pass takes what a product gives as far as what the next one reads. Of products of eight bits,
+that is rows yet to be scaled, and rounded rows.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from tallrec.llm.kernels.int8 import BYTE, round_row
+from tallrec.llm.kernels.int8 import BYTE, NONE, no_rounded, round_row, scale_of
 from tallrec.llm.kernels.native import (
     FLOAT,
     LOOP,
     by_dtype,
     compiled,
+    copy,
     narrow,
     rows,
     run,
@@ -98,24 +100,38 @@ def added(y: Tensor, factors: Tensor, x: Tensor) -> Tensor:
 
 
 @njit(**LOOP)
-def _added_norm_rounded(job: Any, dtype: Any) -> None:
+def _added_norm(job: Any, dtype: Any) -> None:
     y, factors, x = rows(job, 0, dtype), rows(job, 1, FLOAT), rows(job, 2, dtype)
     weight, epsilon, total = rows(job, 3, dtype), rows(job, 4, FLOAT)[0, 0], rows(job, 5, dtype)
-    whole, steps, scale = rows(job, 6, BYTE), rows(job, 7, FLOAT), rows(job, 8, FLOAT)
+    scale, normed = rows(job, 6, FLOAT), rows(job, 7, dtype)
+    whole, steps = rows(job, 8, BYTE), rows(job, 9, FLOAT)
     buffer = np.empty(x.shape[1], FLOAT)
     start, stop = share(job[0])
     for n in range(start, stop):
-        y_d, x_d, total_d, factor = y[n], x[n], total[n], factors[n, 0]
+        y_d, x_d, total_d, factor = y[n], x[n], total[n], scale_of(factors, n)
         for j in range(len(x_d)):
             total_d[j] = narrow(wide(x_d[j]) + wide(y_d[j]) * factor, total_d[j])
             buffer[j] = wide(total_d[j])
         scale[n, 0] = _normalize(buffer, weight[0], epsilon)
-        steps[n, 0] = round_row(buffer, whole[n])
+        if len(whole):
+            steps[n, 0] = round_row(buffer, whole[n])
+        else:
+            copy(normed[n], buffer)
 
 
 @compiled
-def _added_norm_rounded_loop(job: Any) -> None:
-    by_dtype(_added_norm_rounded, job)
+def _added_norm_loop(job: Any) -> None:
+    by_dtype(_added_norm, job)
+
+
+def added_norm(
+    y: Tensor, x: Tensor, weight_d: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The sum of x and y, and what `norm` gives of that."""
+    total, normed, scale = torch.empty_like(x), torch.empty_like(x), torch.empty(*x.shape[:-1], 1)
+    more = weight_d, torch.tensor([epsilon]), total, scale, normed
+    run(_added_norm_loop, y, NONE, x, *more, *no_rounded(x))
+    return total, normed, scale
 
 
 def added_norm_rounded(
@@ -123,8 +139,8 @@ def added_norm_rounded(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The sum that `added` gives, and what `norm_rounded` gives of that."""
     total, (whole, steps, scale) = torch.empty(x.shape, dtype=x.dtype), _places(x)
-    more = weight_d, torch.tensor([epsilon])
-    run(_added_norm_rounded_loop, y, factors, x, *more, total, whole, steps, scale)
+    more = weight_d, torch.tensor([epsilon]), total, scale, x.new_empty(0, x.shape[-1])
+    run(_added_norm_loop, y, factors, x, *more, whole, steps)
     return total, whole, steps, scale
 
 
@@ -138,7 +154,7 @@ def _norm_backward_added(job: Any, dtype: Any) -> None:
     start, stop = share(job[0])
     for n in range(start, stop):
         y_d, x_d, weight_d, grad_d, dx_d = y[n], x[n], weight[0], grad[n], dx[n]
-        factor, inverse, drift = factors[n, 0], scale[n, 0], FLOAT(0)
+        factor, inverse, drift = scale_of(factors, n), scale[n, 0], FLOAT(0)
         for j in range(len(slopes)):
             slopes[j] = wide(y_d[j]) * factor
         if len(more):
@@ -164,7 +180,7 @@ def _norm_backward_added_loop(job: Any) -> None:
 
 def norm_backward_added(
     y: Tensor,
-    factors: Tensor,
+    factors: Tensor | None,
     more: Tensor | None,
     x: Tensor,
     weight_d: Tensor,
@@ -177,7 +193,7 @@ def norm_backward_added(
 
     Args:
         y: Of the norm's result, each row to be scaled.
-        factors: By these.
+        factors: By these, if at all.
         more: More of it, if there is more.
         x: What the norm has read.
         weight_d: Its weight.
@@ -188,8 +204,9 @@ def norm_backward_added(
     Returns:
         The gradient, and of it rounded rows and the size of their steps, or nothing.
     """
-    dx, n = torch.empty(x.shape, dtype=x.dtype), x.shape[:-1] if rounds else (0,)
-    whole, steps = torch.empty(*n, x.shape[-1], dtype=torch.uint8), torch.empty(*n, 1)
+    dx = torch.empty(x.shape, dtype=x.dtype)
+    whole, steps = _places(x)[:2] if rounds else no_rounded(x)
     more = x.new_empty(0, x.shape[-1]) if more is None else more
+    factors = NONE if factors is None else factors
     run(_norm_backward_added_loop, y, factors, more, x, weight_d, scale, grad, dx, whole, steps)
     return dx, whole, steps
