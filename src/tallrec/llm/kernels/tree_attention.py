@@ -1,8 +1,8 @@
 """Attention of runs of tokens over their ancestors in one pass.
 
-As Dao et al. (2022, FlashAttention): scores live in a core's cache. Four rows of queries (a token's
-heads that have the same keys, then the next token's) are taken at a time and look no further than
-the last of them sees.
+As Dao et al. (2022, FlashAttention): scores live in a core's cache. Up to 16 rows of queries (a
+token's heads that have the same keys, then the next token's) are taken at a time, which look no
+further than the last of them sees; only the first four of them wait for what they look at.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 # Shape letters: n queries, c keys, h heads, g heads of keys, d width of a head, p tokens of a path.
 
 COST, FIRST_Q, N_Q, FIRST_P, N_P, SHARED, GROUP = range(7)  # columns of a table of runs
+TAKEN = 4 * ROWS  # rows of queries at a time, at most
 _AHEAD = 8  # rows of keys and values that are asked for before they are read
 _LEAST = INT(-0x7FFFFFFF)
 
@@ -75,8 +76,8 @@ def tree_of(job: Any, first: Any) -> Any:
     return TreeJob(runs, paths, queries, seen, n_heads, n_groups, up(longest, COLUMNS), cost)
 
 
-class FourRows(NamedTuple):
-    """Four rows of queries: which of all they are, how many keys they see, and what is theirs."""
+class SomeRows(NamedTuple):
+    """Some rows of queries: which of all they are, how many keys they see, and what is theirs."""
 
     at: Any
     seen: Any
@@ -87,12 +88,16 @@ class FourRows(NamedTuple):
 
 
 @njit(**PART)
-def four_rows(width: Any, longest: Any, dtype: Any) -> Any:
+def some_rows(width: Any, longest: Any, dtype: Any) -> Any:
     """Places for them."""
-    at, seen, queries = np.zeros(ROWS, LONG), np.zeros(ROWS, LONG), np.zeros((ROWS, width), dtype)
-    scores, weights = np.zeros((ROWS, longest), FLOAT), np.zeros((ROWS, longest), dtype)
-    sums = np.zeros((ROWS, up(width, COLUMNS)), FLOAT)
-    return FourRows(at, seen, queries, scores, weights, sums)
+    at, seen, queries = (
+        np.zeros(TAKEN, LONG),
+        np.zeros(TAKEN, LONG),
+        np.zeros((TAKEN, width), dtype),
+    )
+    scores, weights = np.zeros((TAKEN, longest), FLOAT), np.zeros((TAKEN, longest), dtype)
+    sums = np.zeros((TAKEN, up(width, COLUMNS)), FLOAT)
+    return SomeRows(at, seen, queries, scores, weights, sums)
 
 
 @njit(**PART)
@@ -111,30 +116,32 @@ def row_of(here: Any, number: Any) -> Any:
 
 
 @njit(**PART)
-def locate(four: Any, here: Any, first: Any) -> Any:
-    """Finds four rows of a run.
+def locate(some: Any, here: Any, first: Any, n: Any) -> Any:
+    """Finds n rows of a run.
 
     Returns:
         How many keys are seen at most.
     """
-    for r in range(ROWS):
-        four.at[r], four.seen[r] = row_of(here, first + r)
-    return four.seen.max()
+    most = LONG(0)
+    for r in range(n):
+        some.at[r], some.seen[r] = row_of(here, first + r)
+        most = max(most, some.seen[r])
+    return most
 
 
 @njit(**PART)
 def ahead(one: Any, other: Any, here: Any, first: Any) -> None:
-    """Asks for the four rows behind the next four, of queries and of an array of their shape."""
-    for r in range(ROWS):
-        at, _ = row_of(here, first + 2 * ROWS + r)
+    """Asks for the next rows, of queries and of an array of their shape."""
+    for r in range(TAKEN):
+        at, _ = row_of(here, first + TAKEN + r)
         fetch_ahead(one, at)
         fetch_ahead(other, at)
 
 
 @njit(**PART)
 def take(out: Any, x: Any, at: Any) -> None:
-    """Four rows, 0 where there is none."""
-    for r in range(ROWS):
+    """Some rows, 0 where there is none."""
+    for r in range(len(at)):
         out_d = out[r]
         if at[r] >= 0:
             x_d = x[at[r]]
@@ -174,6 +181,15 @@ def hold_rows(out: Any, x: Any, path: Any, first: Any) -> None:
         as_row(out[w], x[path[w * per]], x[path[last]] if last < len(path) else none)
 
 
+@njit(**PART)
+def weigh(weights: Any, rows_pd: Any, sums: Any, n: Any, words: Any) -> None:
+    """Sums of rows times the weights of n rows; a part of them for all, then the next."""
+    per = 4 // weights.itemsize
+    for w in range(0, words, COLUMNS):
+        part, steps = weights[:, w * per :], min(COLUMNS, words - w)
+        multiply(part, rows_pd[w:], sums, n, sums.shape[1], steps, w > 0)
+
+
 @njit(**LOOP)
 def _exponentials(scores: Any, n: Any, factor: Any) -> Any:
     """2^(factor (score - the largest)) of the first n, 0 behind; 1 / their sum, its logarithm."""
@@ -192,26 +208,27 @@ def _exponentials(scores: Any, n: Any, factor: Any) -> Any:
 
 
 @njit(**LOOP)
-def _attend_run(four: Any, here: Any, held: Any, arrays: Any) -> None:
+def _attend_run(some: Any, here: Any, held: Any, arrays: Any) -> None:
     """Attention of those of a run's queries that have the same head of keys."""
     (tree, one, _), (keys, values), (q, out, bases, scaling) = here, held, arrays
-    per, inverses = 4 // q.itemsize, np.empty(ROWS, FLOAT)
-    for first in range(0, one[N_Q] * (tree.n_heads // tree.n_groups), ROWS):
-        most = locate(four, here, first)
-        take(four.queries, q, four.at)
+    per, inverses = 4 // q.itemsize, np.empty(TAKEN, FLOAT)
+    n_rows = one[N_Q] * (tree.n_heads // tree.n_groups)
+    for first in range(0, n_rows, TAKEN):
+        n = min(TAKEN, up(n_rows - first, ROWS))
+        most = locate(some, here, first, n)
+        take(some.queries, q, some.at[:n])
         ahead(q, out, here, first)
-        multiply(four.queries, keys, four.scores, ROWS, most, q.shape[1] // per, False)
-        for r in range(ROWS):
-            scores, weights = four.scores[r, : up(most, LANES)], four.weights[r]
-            inverses[r], base = _exponentials(scores, four.seen[r], scaling * LOG2_E)
-            if four.at[r] >= 0:
-                bases[four.at[r], 0] = base
+        multiply(some.queries, keys, some.scores, n, most, q.shape[1] // per, False)
+        for r in range(n):
+            scores, weights = some.scores[r, : up(most, LANES)], some.weights[r]
+            inverses[r], base = _exponentials(scores, some.seen[r], scaling * LOG2_E)
+            if some.at[r] >= 0:
+                bases[some.at[r], 0] = base
             for j in range(len(scores)):
                 weights[j] = narrow(scores[j], weights[j])
-        steps = up(most, per) // per
-        multiply(four.weights, values, four.sums, ROWS, four.sums.shape[1], steps, False)
-        for r in range(ROWS):
-            put(out, four.at[r], four.sums[r], inverses[r])
+        weigh(some.weights, values, some.sums, n, up(most, per) // per)
+        for r in range(n):
+            put(out, some.at[r], some.sums[r], inverses[r])
 
 
 @njit(**LOOP)
@@ -219,7 +236,7 @@ def _attend(job: Any, dtype: Any, word: Any) -> None:
     q, k, v = rows(job, 0, dtype), rows(job, 1, dtype), rows(job, 2, dtype)
     arrays = q, rows(job, 3, dtype), rows(job, 4, FLOAT), rows(job, 5, FLOAT)[0, 0]
     tree, width, per = tree_of(job, 6), q.shape[1], 4 // q.itemsize
-    four = four_rows(width, tree.longest, dtype)
+    some = some_rows(width, tree.longest, dtype)
     keys = np.zeros((width // per, tree.longest), word)
     values = np.zeros((tree.longest // per, up(width, COLUMNS)), word)
     before, (start, stop) = LONG(-1), share(tree.cost * tree.n_groups)
@@ -231,7 +248,7 @@ def _attend(job: Any, dtype: Any, word: Any) -> None:
                 first, before = one[SHARED] if group == before else LONG(0), group
                 hold_columns(keys, k, path, first)
                 hold_rows(values, v, path, first)
-                _attend_run(four, (tree, one, g), (keys, values), arrays)
+                _attend_run(some, (tree, one, g), (keys, values), arrays)
 
 
 @compiled

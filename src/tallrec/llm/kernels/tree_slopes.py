@@ -45,15 +45,17 @@ from tallrec.llm.kernels.tree_attention import (
     N_P,
     N_Q,
     SHARED,
+    TAKEN,
     ahead,
-    four_rows,
     hold_columns,
     hold_rows,
     locate,
     put,
+    some_rows,
     take,
     tree_arrays,
     tree_of,
+    weigh,
 )
 
 if TYPE_CHECKING:
@@ -116,34 +118,35 @@ def _differentiate(weights: Any, slopes: Any, n: Any, base: Any, scaling: Any) -
 
 
 @njit(**LOOP)
-def _four_slopes(four: Any, grads: Any, here: Any, first: Any, held: Any, arrays: Any) -> Any:
-    """Weights and slopes of four rows' scores, and the gradients of their queries.
+def _slopes(some: Any, grads: Any, here: Any, which: Any, held: Any, arrays: Any) -> Any:
+    """Weights and slopes of some rows' scores, and the gradients of their queries.
 
     Returns:
         How many weights of a row are computed, of which those that are not seen are 0.
     """
-    q, d_out, bases, dq, scaling = arrays
+    (first, n), (q, d_out, bases, dq, scaling) = which, arrays
     per = 4 // q.itemsize
-    seen = up(locate(four, here, first), COLUMNS)
-    take(four.queries, q, four.at)
-    take(grads.queries, d_out, four.at)
+    most = locate(some, here, first, n)
+    seen = up(most, COLUMNS)
+    take(some.queries, q, some.at[:n])
+    take(grads.queries, d_out, some.at[:n])
     ahead(q, d_out, here, first)
-    multiply(four.queries, held.keys_dp, four.scores, ROWS, seen, q.shape[1] // per, False)
-    multiply(grads.queries, held.values_dp, grads.scores, ROWS, seen, q.shape[1] // per, False)
-    for r in range(ROWS):
+    multiply(some.queries, held.keys_dp, some.scores, n, seen, q.shape[1] // per, False)
+    multiply(grads.queries, held.values_dp, grads.scores, n, seen, q.shape[1] // per, False)
+    for r in range(n):
         slopes, narrow_slopes = grads.scores[r, :seen], grads.weights[r]
-        base = bases[four.at[r], 0] if four.at[r] >= 0 else FLOAT(0)
-        _differentiate(four.scores[r, :seen], slopes, four.seen[r], base, scaling)
+        base = bases[some.at[r], 0] if some.at[r] >= 0 else FLOAT(0)
+        _differentiate(some.scores[r, :seen], slopes, some.seen[r], base, scaling)
         for j in range(len(slopes)):
             narrow_slopes[j] = narrow(slopes[j], narrow_slopes[j])
-    multiply(grads.weights, held.keys_pd, four.sums, ROWS, four.sums.shape[1], seen // per, False)
-    for r in range(ROWS):
-        put(dq, four.at[r], four.sums[r], FLOAT(1))
+    weigh(grads.weights, held.keys_pd, some.sums, n, up(most, per) // per)
+    for r in range(n):
+        put(dq, some.at[r], some.sums[r], FLOAT(1))
     return seen
 
 
 @njit(**LOOP)
-def _run_slopes(four: Any, grads: Any, here: Any, held: Any, chunk: Any, arrays: Any) -> None:
+def _run_slopes(some: Any, grads: Any, here: Any, held: Any, chunk: Any, arrays: Any) -> None:
     """The gradients of a run's queries, and, added to what is held, of its keys and values."""
     (tree, one, _), q = here, arrays[0]
     per_group, per, width = tree.n_heads // tree.n_groups, 4 // q.itemsize, q.shape[1]
@@ -151,15 +154,16 @@ def _run_slopes(four: Any, grads: Any, here: Any, held: Any, chunk: Any, arrays:
     for first in range(0, n_rows, _CHUNK):
         stop = min(n_rows, first + _CHUNK)
         most = up(tree.seen[one[FIRST_Q] + (stop - 1) // per_group], COLUMNS)
-        for row in range(first, stop, ROWS):
-            seen = _four_slopes(four, grads, here, row, held, arrays)
-            four.scores[:, seen:most], grads.scores[:, seen:most] = FLOAT(0), FLOAT(0)
-            for r in range(0, ROWS, per):
+        for row in range(first, stop, TAKEN):
+            n = min(TAKEN, up(stop - row, ROWS))
+            seen = _slopes(some, grads, here, (row, n), held, arrays)
+            some.scores[:n, seen:most], grads.scores[:n, seen:most] = FLOAT(0), FLOAT(0)
+            for r in range(0, n, per):
                 at, other = (row - first + r) // per, r + per - 1
-                as_column(chunk.queries_dq, at, four.queries[r], four.queries[other])
+                as_column(chunk.queries_dq, at, some.queries[r], some.queries[other])
                 as_column(chunk.grads_dq, at, grads.queries[r], grads.queries[other])
-            as_rows(chunk.weights_qp, row - first, four.scores, most, q[0])
-            as_rows(chunk.slopes_qp, row - first, grads.scores, most, q[0])
+            as_rows(chunk.weights_qp, row - first, some.scores[:n], most, q[0])
+            as_rows(chunk.slopes_qp, row - first, grads.scores[:n], most, q[0])
         steps = up(stop - first, ROWS) // per
         multiply(chunk.grads_dq, chunk.weights_qp, held.d_values_dp, width, most, steps, True)
         multiply(chunk.queries_dq, chunk.slopes_qp, held.d_keys_dp, width, most, steps, True)
@@ -195,7 +199,7 @@ def _attend_backward(job: Any, dtype: Any, word: Any) -> None:
     dk, dv, scaling = rows(job, 6, FLOAT), rows(job, 7, FLOAT), rows(job, 8, FLOAT)[0, 0]
     arrays = q, d_out, bases, dq, scaling
     tree, width, per = tree_of(job, 9), q.shape[1], 4 // q.itemsize
-    four, grads = four_rows(width, tree.longest, dtype), four_rows(width, tree.longest, dtype)
+    some, grads = some_rows(width, tree.longest, dtype), some_rows(width, tree.longest, dtype)
     held, chunk = _held(width, tree.longest, per, word), _chunk(width, tree.longest, per, word)
     before, shared, copy, path = LONG(-1), LONG(0), LONG(0), tree.paths[:0]
     start, stop = share(tree.cost * tree.n_groups)
@@ -212,7 +216,7 @@ def _attend_backward(job: Any, dtype: Any, word: Any) -> None:
                 hold_columns(held.keys_dp, k, path, first)
                 hold_columns(held.values_dp, v, path, first)
                 hold_rows(held.keys_pd, k, path, first)
-                _run_slopes(four, grads, (tree, one, g), held, chunk, arrays)
+                _run_slopes(some, grads, (tree, one, g), held, chunk, arrays)
                 _settle(held, path, shared, one[N_P], dk, dv, copy)
     _settle(held, path, LONG(0), shared, dk, dv, copy)
 
