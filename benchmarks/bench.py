@@ -229,12 +229,13 @@ def gemm_rate() -> float:
 
 
 def machine() -> str:
+    """Its processor by name and by the dtype that it is quick in: a hypervisor may hide its AMX."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if platform.system() == "Linux" else []
     name = next((line.split(": ")[1] for line in lines if line.startswith("model name")), "")
     name = name or platform.machine()
     threads = torch.get_num_threads()
     clock = "1 thread, processor's time" if threads == 1 else f"{threads} threads"
-    return f"{name}, {clock}, torch {torch.__version__}"
+    return f"{name} ({FAST}), {clock}, torch {torch.__version__}"
 
 
 def commit() -> str:

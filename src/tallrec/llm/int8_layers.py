@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tallrec.llm.fused import kernels_of
 from tallrec.llm.int8_products import BY_COLUMNS, BY_ROWS, Kept, Weight, gated_pair, weight_of
-from tallrec.llm.whole_layers import WholeLayer, base_of, projections_of
+from tallrec.llm.whole_layers import WholeLayer, linear_of, projections_of
 
 
 class _Weights(NamedTuple):
@@ -89,7 +89,7 @@ class Int8Layer(WholeLayer):
 
 
 def _weights(layer: Any, kept: Kept) -> _Weights:
-    attention, bases = layer.self_attn, [base_of(p) for p in projections_of(layer)]
+    attention, bases = layer.self_attn, [linear_of(p) for p in projections_of(layer)]
     if any(getattr(p, "merged", False) for p in projections_of(layer)):
         qkv = Weight.made(torch.cat([base.weight.data for base in bases]), ())
     else:

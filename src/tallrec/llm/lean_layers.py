@@ -18,7 +18,7 @@ from torch.nn.functional import linear
 from tallrec.llm.fused import kernels_of
 from tallrec.llm.lean import is_llamas, last_layer, layers_of, leaner_of
 from tallrec.llm.sharding import is_sharded
-from tallrec.llm.whole_layers import WholeLayer, base_of, is_whole, projections_of
+from tallrec.llm.whole_layers import WholeLayer, is_whole, linear_of, projections_of
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -64,7 +64,7 @@ class LeanLayer(WholeLayer):
         return dx, dx @ self.own.self_attn.o_proj.weight
 
     def _projections(self) -> list[Tensor]:
-        return [base_of(projection).weight for projection in projections_of(self.own)]
+        return [linear_of(projection).weight for projection in projections_of(self.own)]
 
 
 def _sum_of_products(grads: Sequence[Tensor], weights_oi: Sequence[Tensor]) -> Tensor:

@@ -44,7 +44,7 @@ class WholeLayer(ABC):
     @staticmethod
     def parts_of(own: Any) -> tuple[Any, list[int], Tensor]:
         """The attributes above, of a layer that `is_whole`."""
-        bases = [base_of(projection) for projection in projections_of(own)]
+        bases = [linear_of(projection) for projection in projections_of(own)]
         biases: list[Tensor] = [
             base.weight.new_zeros(base.out_features) if base.bias is None else base.bias
             for base in bases
@@ -200,7 +200,7 @@ def projections_of(layer: Any) -> list[nn.Module]:
     return [attention.q_proj, attention.k_proj, attention.v_proj]
 
 
-def base_of(projection: nn.Module) -> nn.Linear:
+def linear_of(projection: nn.Module) -> nn.Linear:
     """A linear layer, of which an adapter may be beside."""
     return cast("nn.Linear", getattr(projection, "base_layer", projection))
 
@@ -220,7 +220,7 @@ def is_whole(
     parts = cast("Any", layer)
     o, mlp = parts.self_attn.o_proj, parts.mlp
     norms = parts.input_layernorm, parts.post_attention_layernorm
-    bases = [base_of(projection) for projection in projections_of(layer)]
+    bases = [linear_of(projection) for projection in projections_of(layer)]
     behind = [o, mlp.gate_proj, mlp.up_proj, mlp.down_proj]
     return (
         all(_fits(projection, beside=beside) for projection in projections_of(layer))
