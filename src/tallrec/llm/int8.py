@@ -35,6 +35,7 @@ from tallrec.llm.int8_products import (
 from tallrec.llm.lean import is_silu_gated, layers_of
 from tallrec.llm.lean_layers import LeanLayer
 from tallrec.llm.memory import page_out
+from tallrec.llm.replaced import replaced
 from tallrec.llm.sharding import is_sharded
 from tallrec.llm.whole_layers import is_whole
 
@@ -115,7 +116,7 @@ def reading_in_int8(model: PreTrainedModel | PeftModel) -> Iterator[None]:
         folded = name.endswith(".base_layer")
         made = Weight.made(layer.weight.data, ()) if folded else weight_of(layer, BY_ROWS)
         forwards[layer] = partial(_read, layer, made, inputs)
-    with _replaced(model, forwards):
+    with _computing(model, forwards):
         yield
 
 
@@ -142,28 +143,20 @@ def tuning_in_int8(model: PeftModel) -> Iterator[None]:
     for layer in parts.layers.values():
         weights = weight_of(layer, BY_ROWS), weight_of(layer, BY_COLUMNS)
         forwards[layer] = partial(_tuned, layer, unread, weights, inputs)
-    with _replaced(model, forwards):
+    with _computing(model, forwards):
         yield
 
 
 @contextmanager
-def _replaced(
+def _computing(
     model: PreTrainedModel | PeftModel, forwards: dict[nn.Module, _Forward]
 ) -> Iterator[None]:
     for layer in layers_of(model):  # a whole one would pass by those of its parts
         is_lean = layer not in forwards and isinstance(vars(layer).get("forward"), LeanLayer)
         if is_lean and any(part in forwards for part in layer.modules()):
             forwards[layer] = partial(type(layer).forward, layer)
-    lean = {module: vars(module)["forward"] for module in forwards if "forward" in vars(module)}
-    for module, forward in forwards.items():
-        module.forward = forward
-    try:
+    with replaced(forwards):
         yield
-    finally:
-        for module in forwards:
-            del module.forward
-        for module, forward in lean.items():
-            module.forward = forward
 
 
 class _Parts(NamedTuple):

@@ -17,6 +17,7 @@ from torch.nn.functional import linear
 
 from tallrec.llm.fused import kernels_of
 from tallrec.llm.lean import is_llamas, last_layer, layers_of, leaner_of
+from tallrec.llm.replaced import replaced
 from tallrec.llm.sharding import is_sharded
 from tallrec.llm.whole_layers import WholeLayer, is_whole, linear_of, projections_of
 
@@ -104,10 +105,5 @@ def lean_layers(model: PreTrainedModel | PeftModel) -> Iterator[None]:
                 lean[layer] = partial(last_layer, layer)
         elif torch.is_grad_enabled() and is_whole(layer, _is_linear, beside=None):
             lean[layer] = LeanLayer(*LeanLayer.parts_of(layer))
-    for module, forward in lean.items():
-        module.forward = forward
-    try:
+    with replaced(lean):
         yield
-    finally:
-        for module in lean:
-            del module.forward

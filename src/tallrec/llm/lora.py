@@ -21,6 +21,7 @@ from torch.nn.functional import linear, pad
 
 from tallrec.llm.fused import kernels_for, kernels_of
 from tallrec.llm.lean import Normed
+from tallrec.llm.replaced import replaced
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -159,13 +160,8 @@ def _forward(layer: Linear, x: Tensor) -> Tensor:
 def quick_adapters(model: PeftModel) -> Iterator[None]:
     """Inside, plain LoRA layers compute as described above when the model is in training mode."""
     layers = [cast("Linear", layer) for layer in model.modules() if is_plain(layer)]
-    for layer in layers:
-        layer.forward = partial(_forward, layer)  # type: ignore[method-assign]
-    try:
+    with replaced({layer: partial(_forward, layer) for layer in layers}):
         yield
-    finally:
-        for layer in layers:
-            del layer.forward
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from tallrec.llm.kernels.native import (
     LOOP,
     by_dtype,
     compiled,
+    copy,
     narrow,
     rows,
     run,
@@ -61,9 +62,7 @@ def _rounded(job: Any, dtype: Any) -> None:
     buffer = np.empty(x.shape[1], FLOAT)
     start, stop = share(job[0])
     for i in range(start, stop):
-        x_d = x[i]
-        for j in range(len(x_d)):
-            buffer[j] = wide(x_d[j])
+        copy(buffer, x[i])
         steps[i, 0] = round_row(buffer, out[i])
 
 

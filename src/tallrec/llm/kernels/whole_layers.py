@@ -47,9 +47,7 @@ def _norm_rounded(job: Any, dtype: Any) -> None:
     buffer = np.empty(x.shape[1], FLOAT)
     start, stop = share(job[0])
     for n in range(start, stop):
-        x_d = x[n]
-        for j in range(len(x_d)):
-            buffer[j] = wide(x_d[j])
+        copy(buffer, x[n])
         scale[n, 0] = _normalize(buffer, weight[0], epsilon)
         steps[n, 0] = round_row(buffer, whole[n])
 
