@@ -69,10 +69,11 @@ class Measured:
 
 
 def tallrec_score(work: Work) -> Callable[[], list[float]]:
-    backbone = load_backbone(work.folder / "model", name="bench", dtype=work.others_dtype)
+    backbone = load_backbone(
+        work.folder / "model", name="bench", dtype=work.others_dtype, int8=work.int8
+    )
     model = load_adapter(backbone, work.folder / "adapter")
-    int8 = work.dtype == "int8"
-    return lambda: score_rows(model, work.rows, work.answers, int8=int8).tolist()
+    return lambda: score_rows(model, work.rows, work.answers, int8=work.int8).tolist()
 
 
 @torch.no_grad()

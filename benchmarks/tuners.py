@@ -27,9 +27,9 @@ def adapted(work: Work) -> Any:
 
 
 def tallrec_tune(work: Work) -> Callable[[], None]:
-    backbone = load_backbone(work.folder / "model", dtype=work.others_dtype)
+    backbone = load_backbone(work.folder / "model", dtype=work.others_dtype, int8=work.int8)
     model = attach_lora(backbone)
-    options = TuningOptions(epochs=1, batch_size=32, micro_batch=8, int8=work.dtype == "int8")
+    options = TuningOptions(epochs=1, batch_size=32, micro_batch=8, int8=work.int8)
 
     def run() -> None:
         with TemporaryDirectory() as folder:

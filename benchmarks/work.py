@@ -27,8 +27,8 @@ class Work:
     """A folder of bench.py: model, adapter and token rows."""
 
     def __init__(self, folder: Path, task: str, dtype: str) -> None:
-        self.folder, self.dtype = folder, dtype
-        self.others_dtype = "auto" if dtype == "int8" else dtype  # than tallrec's products
+        self.folder, self.dtype, self.int8 = folder, dtype, dtype == "int8"
+        self.others_dtype = "auto" if self.int8 else dtype  # than tallrec's products
         stored = json.loads((folder / f"{task}.json").read_text())
         self.answers = Answers(stored["yes"], stored["no"])
         self.rows = [TokenRow(*row) for row in stored["rows"]]

@@ -45,6 +45,17 @@ def test_every_shipped_recipe_says_what_it_was_checked_on(name):
     assert 20 < len(about(shipped_recipes()[name])) < 150
 
 
+def test_a_recipe_is_in_eight_bits_if_all_its_products_are():
+    assert load_recipe("demo").in_int8
+    for override in (
+        "stages.0.int8=false",
+        "evaluation.int8=false",
+        "shots.validation=paper",
+        "backbone.quantize=nf4",
+    ):
+        assert not load_recipe("demo", (override,)).in_int8
+
+
 def test_overrides_reach_their_key_with_the_type_of_toml():
     recipe = load_recipe(
         "demo", ("stages.0.learning_rate=3e-4", "seeds=[1, 2]", "backbone.source=a/b", "name=mine")

@@ -249,6 +249,16 @@ class Recipe(_Strict):
         last = self.stages[-1] if self.stages else None
         return last if isinstance(last, ShotsStage) else None
 
+    @property
+    def in_int8(self) -> bool:
+        """Whether all products with weights are of eight bits, in tuning and scoring.
+
+        Rows that tuning stops on are scored by a model that is being tuned, whose are not.
+        """
+        stages = all(stage.int8 for stage in self.stages)
+        plain = self.backbone.quantize == self.backbone.shard == self.shots.validation == "none"
+        return stages and self.evaluation.int8 and plain
+
     def to_toml(self) -> str:
         """The recipe as TOML, every value written out (except what is None)."""
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))

@@ -97,6 +97,17 @@ def test_tokens_that_are_read_look_at_the_same(way, dtype, rows):
     check(way, build_tree(rows), (6, 2), 64, dtype, torch.tensor([0, 3, 69, 70, 75, 99, 101]))
 
 
+@pytest.mark.parametrize("floats", [False, True])
+def test_bfloat16_in_words_of_either_kind(floats, monkeypatch):
+    """Which of both is quicker, a processor's trial tells."""
+    skip_unless_possible(_InOnePass, torch.bfloat16)
+    if not (floats or torch.cpu.get_capabilities().get("avx512_bf16")):
+        pytest.skip("the processor has no instructions for pairs of bfloat16")
+    for module in ("tree_attention", "tree_slopes"):
+        monkeypatch.setattr(f"tallrec.llm.kernels.{module}.in_floats", lambda _dtype: floats)
+    check(_InOnePass, build_tree([*CATALOGUE, *LONG]), (9, 3), 64, torch.bfloat16)
+
+
 @DTYPES
 @pytest.mark.parametrize("threads", [1, 2, 3, 5, 8])
 def test_threads_add_up_the_gradients_of_shared_keys(dtype, threads):
@@ -120,5 +131,4 @@ def test_processors_with_avx512_compute_it_in_one_pass():
     can = torch.cpu.get_capabilities().get
     x = torch.zeros(1, 1, 64)
     assert KERNELS.attends(x) == bool(can("avx512_f"))
-    expected = bool(can("avx512_bf16")) and not can("amx_bf16")
-    assert KERNELS.attends(x.bfloat16()) == expected
+    assert KERNELS.attends(x.bfloat16()) == bool(can("avx512_f") and not can("amx_bf16"))

@@ -12,12 +12,19 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertLMHeadModel, modeling_gguf_pytorch_utils
+from transformers import (
+    BertConfig,
+    BertLMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    modeling_gguf_pytorch_utils,
+)
 from transformers.utils import logging as transformers_logging
 
 from tallrec.assets import fetch
 from tallrec.llm import backbone as backbone_module
 from tallrec.llm.backbone import DTYPES, choose_device, choose_dtype, load_backbone
+from tallrec.llm.int8 import reads_bfloat16
 from tests.tiny import byte_level_tokenizer, save_tiny_model
 
 
@@ -65,6 +72,20 @@ def test_the_dtype_chosen_for_a_cpu_is_one_it_computes_fast():
         for dtype in (chosen, other)
     }
     assert min(seconds[chosen]) < 1.2 * min(seconds[other])
+
+
+def test_what_is_between_products_of_eight_bits_is_in_bfloat16(tiny_folder, tmp_path, monkeypatch):
+    """Also where products of bfloat16 are slow, if all of the model's are of eight bits."""
+    monkeypatch.setattr(backbone_module, "multiplies_bfloat16_fast", lambda: False)
+    wide = shutil.copytree(tiny_folder, tmp_path / "wide")
+    sizes = {"hidden_size": 256, "head_dim": 64, "intermediate_size": 512}
+    config = LlamaConfig.from_pretrained(tiny_folder, **sizes)
+    LlamaForCausalLM(config).save_pretrained(wide)
+    expected = torch.bfloat16 if reads_bfloat16() else torch.float32
+    assert load(wide, dtype="auto", int8=True).model.dtype == expected
+    assert load(wide, dtype="auto").model.dtype == torch.float32
+    narrow = load(tiny_folder, dtype="auto", int8=True).model  # its keys are 32 numbers
+    assert {p.dtype for p in narrow.parameters()} == {torch.float32}
 
 
 def test_the_device_chosen_is_a_gpu_where_there_is_one():

@@ -15,7 +15,7 @@ from tallrec.llm.adapter import attach_lora
 from tallrec.llm.backbone import Backbone
 from tallrec.llm.forward import takes_trees
 from tallrec.llm.fused import kernels_for
-from tallrec.llm.int8 import reading_in_int8, tuning_in_int8
+from tallrec.llm.int8 import all_in_int8, reading_in_int8, tuning_in_int8
 from tallrec.llm.lean_layers import lean_layers
 from tallrec.llm.scoring import score_rows
 from tallrec.llm.tuning import TuningOptions, tune
@@ -170,6 +170,14 @@ def test_only_wide_plain_layers_of_the_decoder_are_replaced():
     narrow = tiny_model("llama")  # 32 wide
     with reading_in_int8(narrow):
         assert own_forwards(narrow) == []
+
+
+@needs_int8
+def test_a_model_is_all_in_eight_bits_if_none_of_its_matrices_is_left():
+    assert all_in_int8(model_of("llama"))
+    assert not all_in_int8(model_of("gpt2"))  # its layers are no linear ones
+    assert not all_in_int8(tiny_model("llama"))  # too narrow
+    assert not all_in_int8(model_of("llama", torch.float16))
 
 
 @needs_int8

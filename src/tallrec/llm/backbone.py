@@ -6,18 +6,19 @@ import hashlib
 import re
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import RepositoryNotFoundError
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from tallrec.llm.converted import converted_folder, keep_converted
+from tallrec.llm.int8 import all_in_int8, reads_bfloat16
 from tallrec.llm.memory import give_back_freed_memory, keep_few_kernels, keep_freed_memory
+from tallrec.llm.processor import multiplies_bfloat16_fast
 from tallrec.llm.scoring import check_readable
 from tallrec.llm.sharding import is_sharded, make_decodable, sharding_options
 from tallrec.llm.weights import check_shard, quantization
@@ -25,7 +26,6 @@ from tallrec.processes import first_alone, local_rank, together, told_by_first
 from tallrec.quiet import without_bars
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -64,6 +64,7 @@ def load_backbone(
     device: str = "auto",
     quantize: str = "none",
     shard: str = "none",
+    int8: bool = False,
 ) -> Backbone:
     """Loads a causal language model and its tokenizer.
 
@@ -71,20 +72,20 @@ def load_backbone(
         source: A local folder (of safetensors or holding one GGUF file), a `.gguf` file, or a
             Hugging Face id (of a model with safetensors). GGUF weights are dequantized.
         name: What to call it; `source` unless given.
-        dtype: `auto` (bfloat16 where the machine computes it fast, else float32) or one of
-            `float32`, `bfloat16`, `float16`.
+        dtype: `auto` (see `choose_dtype`) or one of `float32`, `bfloat16`, `float16`.
         device: `auto` (a GPU if there is one) or a torch device such as `cpu` or `cuda:1`.
         quantize: `none`, or how the weights of linear layers are kept: `int8` (Dettmers et al.,
             2022) or `nf4` (QLoRA, Dettmers et al., 2023), computed in `dtype`. Needs bitsandbytes.
         shard: `none`, or `fsdp`: each of the processes that are joined holds a part of the weights,
             and all must call the model at the same time. One process alone holds all.
+        int8: Whether its products will be of eight bits (`tallrec.llm.int8`).
 
     Raises:
         ValueError: If nothing loadable is at `source`, its weights are incomplete, its logits
             cannot be read (see `check_readable`) or an option is unknown.
     """
     torch_device = choose_device(device)
-    torch_dtype = choose_dtype(dtype, torch_device)
+    torch_dtype = choose_dtype(dtype, torch_device, int8=int8)
     if torch_device.type == "cpu":
         keep_freed_memory()
         keep_few_kernels()
@@ -105,6 +106,8 @@ def load_backbone(
     except Exception as error:  # a broken file breaks its reader in any way
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ValueError(f"cannot load a causal language model from {source}: {reason}") from error
+    if torch_dtype != choose_dtype(dtype, torch_device) and not all_in_int8(model):
+        nn.Module.to(model, torch.float32)
     name = str(name or source)
     model.name_or_path = name
     check_readable(model, name)
@@ -138,8 +141,14 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
-def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
+def choose_dtype(dtype: str, device: torch.device, *, int8: bool = False) -> torch.dtype:
     """`auto` becomes bfloat16 where the machine computes it fast, else float32.
+
+    Args:
+        dtype: As `load_backbone` takes it.
+        device: Where the model will be.
+        int8: Whether its products will be of eight bits; where these are possible, what is between
+            them computes in float32 anyway, and bfloat16 is half of what it reads.
 
     Raises:
         ValueError: If the dtype is unknown.
@@ -148,35 +157,11 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
         if device.type == "cuda":
             fast = torch.cuda.is_bf16_supported(including_emulation=False)
         else:
-            fast = _multiplies_bfloat16_fast()
+            fast = multiplies_bfloat16_fast() or (int8 and reads_bfloat16())
         return torch.bfloat16 if fast else torch.float32
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be auto, {', '.join(DTYPES)}; got {dtype!r}")
     return DTYPES[dtype]
-
-
-@cache
-def _multiplies_bfloat16_fast() -> bool:
-    """Whether the processor multiplies bfloat16 in less time than float32.
-
-    Instructions for it do not say: a Xeon whose AMX is hidden by a hypervisor has those of AVX-512,
-    and takes twice the time with them.
-    """
-    flags = torch.cpu.get_capabilities()
-    if not any(flags.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")):
-        return False
-    wide = torch.ones(512, 512)
-    return _least_seconds(wide.bfloat16()) < _least_seconds(wide)
-
-
-def _least_seconds(x: Tensor) -> float:
-    """Of a few products, as others may use the machine too."""
-    seconds = []
-    for _ in range(8):
-        start = perf_counter()
-        torch.mm(x, x)
-        seconds.append(perf_counter() - start)
-    return min(seconds)
 
 
 def locate(source: str) -> tuple[str, Path | None]:

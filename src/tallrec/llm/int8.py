@@ -208,14 +208,38 @@ def _is_gated(module: nn.Module, linear: Container[nn.Module]) -> bool:
     return can and is_silu_gated(module)
 
 
+def all_in_int8(model: PreTrainedModel | PeftModel) -> bool:
+    """Whether all products with weights of a decoder can be of eight bits."""
+    if _obstacle(model):
+        return False
+    rounded = {layer.weight for layer in _linear_layers(model, frozen=False).values()}
+    tables = {m.weight for m in decoder_of(model).modules() if isinstance(m, nn.Embedding)}
+    matrices = {weight for weight in decoder_of(model).parameters() if weight.dim() > 1}
+    return matrices <= rounded | tables
+
+
+def reads_bfloat16() -> bool:
+    """Whether bfloat16 is quick here for a decoder whose products are all of eight bits.
+
+    Also where products of bfloat16 are not: compiled loops read it, attention's too.
+    """
+    kernels = kernels_for(torch.empty(0, dtype=torch.bfloat16))
+    return not _lacks(torch.bfloat16) and kernels is not None and kernels.in_tiles(torch.bfloat16)
+
+
 def _obstacle(model: PreTrainedModel | PeftModel) -> str:
     """Why a model's products cannot be of eight bits; empty if they can."""
     if is_sharded(model):
         return "the weights are sharded"
     if model.device.type != "cpu":
         return f"the model is on {model.device}, and they are for a CPU"
-    if not kernels_for(torch.empty(0, dtype=model.dtype)):
-        return f"there are no compiled loops for {model.dtype} on this system"
+    return _lacks(model.dtype)
+
+
+def _lacks(dtype: torch.dtype) -> str:
+    """What the machine lacks for them; empty if nothing."""
+    if not kernels_for(torch.empty(0, dtype=dtype)):
+        return f"there are no compiled loops for {dtype} on this system"
     if not any(torch.cpu.get_capabilities().get(name) for name in _VNNI):
         return "the processor has no instructions for them (VNNI)"
     return "" if works() else "the processor gives other results"

@@ -112,7 +112,7 @@ class Workshop:
 
     def __init__(self, out: Path, say: Say) -> None:
         self.out, self.say = out, say
-        self._backbones: dict[BackboneRecipe, Backbone] = {}
+        self._backbones: dict[tuple[BackboneRecipe, bool], Backbone] = {}
         self._instructed: list[Recipe] = []
 
     def instruct(self, recipe: Recipe, data: Path) -> Path:
@@ -152,7 +152,7 @@ class Workshop:
 
     def backbone(self, recipe: Recipe) -> Backbone:
         """A recipe's backbone without any adapter."""
-        bare = recipe.backbone.model_copy(update={"adapter": None})
+        bare = recipe.backbone.model_copy(update={"adapter": None}), recipe.in_int8
         if bare not in self._backbones:
             self._backbones[bare] = load(recipe, say=self.say)
         return self._backbones[bare]

@@ -100,7 +100,7 @@ def _parts(recipe: Recipe, shape: Shape, devices: int, tokens: int | None) -> di
     backbone = recipe.backbone
     device = choose_device(backbone.device)
     setup = Setup(
-        dtype=str(choose_dtype(backbone.dtype, device)).removeprefix("torch."),
+        dtype=str(choose_dtype(backbone.dtype, device, int8=recipe.in_int8)).removeprefix("torch."),
         quantize=backbone.quantize,
         shards=devices if backbone.shard == "fsdp" else 1,
         rank=recipe.lora.rank,

@@ -135,6 +135,7 @@ def load(recipe: Recipe, *, say: Say = print, shard: str = "none") -> Backbone:
         device=recipe.backbone.device,
         quantize=recipe.backbone.quantize,
         shard=shard,
+        int8=recipe.in_int8,
     )
 
 

@@ -15,6 +15,7 @@ from tallrec.llm.kernels.layers import (
 from tallrec.llm.kernels.lora import COLUMNS, adapted_, adapted_backward, drawn, without
 from tallrec.llm.kernels.projected import Stacked, projected
 from tallrec.llm.kernels.projected_slopes import projected_backward
+from tallrec.llm.kernels.tiles import in_tiles
 from tallrec.llm.kernels.tree_attention import attend, attends
 from tallrec.llm.kernels.tree_slopes import attend_backward
 from tallrec.llm.kernels.whole_layers import (
@@ -42,6 +43,7 @@ __all__ = [
     "gated_backward",
     "gated_backward_rounded",
     "gated_rounded",
+    "in_tiles",
     "norm",
     "norm_backward",
     "norm_backward_added",

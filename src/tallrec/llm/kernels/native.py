@@ -136,6 +136,18 @@ def rows(job: Any, number: Any, dtype: Any) -> Any:
 
 
 @intrinsic
+def by_longest_vectors(_context: Any) -> Any:
+    """Has the function that calls this compiled with 512 bits, where LLVM would prefer 256."""
+
+    def code(context: Any, builder: Any, _signature: Any, _arguments: Any) -> Any:
+        # llvmlite's own method takes none but attributes that it knows.
+        set.update(builder.function.attributes, {'"prefer-vector-width"="512"', "noinline"})
+        return context.get_dummy_value()
+
+    return types.void(), code
+
+
+@intrinsic
 def numbers(_context: Any, job: Any) -> Any:
     """A job as the int64 that it is."""
 
@@ -143,6 +155,29 @@ def numbers(_context: Any, job: Any) -> Any:
         return builder.bitcast(arguments[0], context.get_value_type(signature.return_type))
 
     return types.CPointer(types.int64)(job), code
+
+
+@intrinsic
+def lent(_context: Any, owned: Any) -> Any:
+    """An array, or a tuple of arrays, whose owner outlives all that is made of it.
+
+    So nobody has to count its parts, of which there are several for each row, by locked
+    instructions: a tenth of the time of attention.
+    """
+
+    def uncounted(context: Any, builder: Any, kind: Any, value: Any) -> Any:
+        if isinstance(kind, types.BaseTuple):
+            parts = zip(cast("Any", kind), cgutils.unpack_tuple(builder, value), strict=True)
+            lent = [uncounted(context, builder, *part) for part in parts]
+            return context.make_tuple(builder, kind, lent)
+        array = context.make_array(kind)(context, builder, value)
+        array.meminfo = ir.Constant(array.meminfo.type, None)
+        return array._getvalue()
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return uncounted(context, builder, signature.return_type, arguments[0])
+
+    return owned(owned), code
 
 
 def by_float32(job: Any, one: Any, other: Any) -> Any:
@@ -164,7 +199,8 @@ def _by_float32(job: Any, one: Any, other: Any) -> Any:  # noqa: ARG001 - its ty
 @njit(**LOOP)
 def by_dtype(loop: Any, job: Any) -> None:
     """Runs a loop of a job's numbers and a dtype."""
-    loop(numbers(job), by_float32(job, FLOAT, BITS))  # type: ignore[call-arg]
+    by_longest_vectors()  # type: ignore[call-arg]
+    loop(numbers(job), by_float32(job, FLOAT, BITS))
 
 
 def wide(x: Any) -> Any:

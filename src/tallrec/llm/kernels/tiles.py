@@ -11,6 +11,7 @@ from itertools import product
 from typing import Any
 
 import llvmlite.binding as llvm
+import torch
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils, config
@@ -23,9 +24,12 @@ from tallrec.llm.kernels.native import (
     PART,
     UINT,
     by_float32,
+    by_longest_vectors,
     narrow,
     numbers,
+    wide,
 )
+from tallrec.llm.processor import multiplies_bfloat16_fast
 
 ROWS, COLUMNS = 4, 64  # of C that are computed at once, in 16 of the 32 vectors
 LANES, _BYTES = 16, 4  # of a vector, and of a word
@@ -150,9 +154,17 @@ def _can(*features: str) -> bool:
     return all(llvm.get_host_cpu_features().get(feature) for feature in features)
 
 
-FLOAT_TILES = _can("avx512f")
-# Tiles of AMX, which torch's own products have, are several times as large.
-BITS_TILES = _can("avx512bf16") and not _can("amx-bf16")
+_HAS_TILES, _HAS_PAIRS, _HAS_AMX = _can("avx512f"), _can("avx512bf16"), _can("amx-bf16")
+
+
+def in_tiles(dtype: torch.dtype) -> bool:
+    """Whether products of a dtype are quick here: AMX's, which torch has, are larger."""
+    return _HAS_TILES and not (_HAS_AMX and dtype == torch.bfloat16)
+
+
+def in_floats(dtype: torch.dtype) -> bool:
+    """Whether words are best float32: of bfloat16, where it is not multiplied as fast."""
+    return dtype == torch.bfloat16 and not (_HAS_PAIRS and multiplies_bfloat16_fast())
 
 
 @njit(**LOOP)
@@ -191,34 +203,49 @@ def transpose(x: Any, column: Any, out: Any) -> None:
         _transpose(places)  # type: ignore[call-arg]
 
 
-def word_of(one: Any, other: Any) -> Any:
-    """A word of two numbers in bfloat16; in float32 the first."""
+def word_of(one: Any, other: Any, like: Any) -> Any:
+    """A word of two numbers in bfloat16; where words are float32, the first."""
     raise NotImplementedError
 
 
 @overload(word_of)
-def _word_of(one: Any, other: Any) -> Any:  # noqa: ARG001 - its type tells
-    def same(one: Any, other: Any) -> Any:  # noqa: ARG001
-        return one
+def _word_of(one: Any, other: Any, like: Any) -> Any:  # noqa: ARG001 - its type tells
+    def first(one: Any, other: Any, like: Any) -> Any:  # noqa: ARG001
+        return wide(one)
 
-    def pair(one: Any, other: Any) -> Any:
+    def pair(one: Any, other: Any, like: Any) -> Any:  # noqa: ARG001
         return UINT(UINT(one) | UINT(UINT(other) << UINT(16)))
 
-    return same if isinstance(one, types.Float) else pair
+    return first if isinstance(like, types.Float) else pair
+
+
+def per_word(like: Any) -> Any:
+    """Of how many numbers a word is."""
+    raise NotImplementedError
+
+
+@overload(per_word)
+def _per_word(like: Any) -> Any:
+    number = 1 if isinstance(like, types.Float) else 2
+
+    def per(like: Any) -> Any:  # noqa: ARG001
+        return number
+
+    return per
 
 
 @njit(**LOOP)
 def as_row(out: Any, one: Any, other: Any) -> None:
     """A row of words of B from two rows of numbers."""
     for j in range(len(one)):
-        out[j] = word_of(one[j], other[j])
+        out[j] = word_of(one[j], other[j], out[j])
 
 
 @njit(**LOOP)
 def as_column(out: Any, column: Any, one: Any, other: Any) -> None:
     """A column of words of A from two rows of numbers."""
     for j in range(len(one)):
-        out[j, column] = word_of(one[j], other[j])
+        out[j, column] = word_of(one[j], other[j], out[j, column])
 
 
 @njit(**LOOP)
@@ -228,11 +255,20 @@ def as_rows(out: Any, first: Any, x: Any, n: Any, like: Any) -> None:
     for t in range(len(x) // per):
         out_j, one, other = out[first // per + t], x[t * per], x[t * per + per - 1]
         for j in range(n):
-            out_j[j] = word_of(narrow(one[j], like[0]), narrow(other[j], like[0]))
+            first_of, other_of = narrow(one[j], like[0]), narrow(other[j], like[0])
+            out_j[j] = word_of(first_of, other_of, out_j[j])
 
 
 @njit(**LOOP)
 def by_words(loop: Any, job: Any) -> None:
-    """Runs a loop of a job's numbers, a dtype and its words."""
+    """Runs a loop of a job's numbers, their dtype, that of numbers in words, and that of words."""
+    by_longest_vectors()  # type: ignore[call-arg]
     dtype, word = by_float32(job, FLOAT, BITS), by_float32(job, FLOAT, UINT)
-    loop(numbers(job), dtype, word)  # type: ignore[call-arg]
+    loop(numbers(job), dtype, dtype, word)
+
+
+@njit(**LOOP)
+def by_floats(loop: Any, job: Any) -> None:
+    """The same in words of float32."""
+    by_longest_vectors()  # type: ignore[call-arg]
+    loop(numbers(job), by_float32(job, FLOAT, BITS), FLOAT, FLOAT)

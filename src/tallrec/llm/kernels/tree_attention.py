@@ -21,9 +21,12 @@ from tallrec.llm.kernels.native import (
     LONG,
     LOOP,
     PART,
+    by_longest_vectors,
     compiled,
+    copy,
     exp2,
     fetch_ahead,
+    lent,
     narrow,
     of_order,
     order,
@@ -32,15 +35,18 @@ from tallrec.llm.kernels.native import (
     share,
 )
 from tallrec.llm.kernels.tiles import (
-    BITS_TILES,
     COLUMNS,
-    FLOAT_TILES,
     LANES,
     ROWS,
     as_row,
+    by_floats,
     by_words,
+    in_floats,
+    in_tiles,
     multiply,
+    per_word,
     up,
+    word_of,
 )
 
 if TYPE_CHECKING:
@@ -89,7 +95,7 @@ class SomeRows(NamedTuple):
 
 @njit(**PART)
 def some_rows(width: Any, longest: Any, dtype: Any) -> Any:
-    """Places for them."""
+    """Places for them; the dtype is that of numbers in words."""
     at, seen, queries = (
         np.zeros(TAKEN, LONG),
         np.zeros(TAKEN, LONG),
@@ -144,9 +150,7 @@ def take(out: Any, x: Any, at: Any) -> None:
     for r in range(len(at)):
         out_d = out[r]
         if at[r] >= 0:
-            x_d = x[at[r]]
-            for j in range(len(x_d)):
-                out_d[j] = x_d[j]
+            copy(out_d, x[at[r]])
         else:
             out_d[:] = 0
 
@@ -163,17 +167,18 @@ def put(out: Any, at: Any, x_d: Any, factor: Any) -> None:
 @njit(**PART)
 def hold_columns(out: Any, x: Any, path: Any, first: Any) -> None:
     """Rows of a path, from the first on, as columns of words: [d, p]."""
+    per = per_word(out[0, 0])
     for p in range(first, len(path)):
         fetch_ahead(x, path[min(p + _AHEAD, len(path) - 1)])
-        row = x[path[p]].view(out.dtype)
-        for w in range(len(row)):
-            out[w, p] = row[w]
+        row = x[path[p]]
+        for w in range(len(out)):
+            out[w, p] = word_of(row[w * per], row[w * per + per - 1], out[w, p])
 
 
 @njit(**PART)
 def hold_rows(out: Any, x: Any, path: Any, first: Any) -> None:
     """Rows of a path, from the first on, as rows of words: [p, d]."""
-    per, none = 4 // x.itemsize, np.zeros_like(x[0])
+    per, none = per_word(out[0, 0]), np.zeros_like(x[0])
     for w in range(first // per, up(len(path), per) // per):
         for p in range(per):
             fetch_ahead(x, path[min(w * per + p + _AHEAD, len(path) - 1)])
@@ -184,7 +189,7 @@ def hold_rows(out: Any, x: Any, path: Any, first: Any) -> None:
 @njit(**PART)
 def weigh(weights: Any, rows_pd: Any, sums: Any, n: Any, words: Any) -> None:
     """Sums of rows times the weights of n rows; a part of them for all, then the next."""
-    per = 4 // weights.itemsize
+    per = per_word(rows_pd[0, 0])
     for w in range(0, words, COLUMNS):
         part, steps = weights[:, w * per :], min(COLUMNS, words - w)
         multiply(part, rows_pd[w:], sums, n, sums.shape[1], steps, w > 0)
@@ -211,7 +216,7 @@ def _exponentials(scores: Any, n: Any, factor: Any) -> Any:
 def _attend_run(some: Any, here: Any, held: Any, arrays: Any) -> None:
     """Attention of those of a run's queries that have the same head of keys."""
     (tree, one, _), (keys, values), (q, out, bases, scaling) = here, held, arrays
-    per, inverses = 4 // q.itemsize, np.empty(TAKEN, FLOAT)
+    per, inverses = per_word(keys[0, 0]), np.empty(TAKEN, FLOAT)
     n_rows = one[N_Q] * (tree.n_heads // tree.n_groups)
     for first in range(0, n_rows, TAKEN):
         n = min(TAKEN, up(n_rows - first, ROWS))
@@ -232,13 +237,21 @@ def _attend_run(some: Any, here: Any, held: Any, arrays: Any) -> None:
 
 
 @njit(**LOOP)
-def _attend(job: Any, dtype: Any, word: Any) -> None:
+def _attend(job: Any, dtype: Any, inside: Any, word: Any) -> None:
     q, k, v = rows(job, 0, dtype), rows(job, 1, dtype), rows(job, 2, dtype)
     arrays = q, rows(job, 3, dtype), rows(job, 4, FLOAT), rows(job, 5, FLOAT)[0, 0]
-    tree, width, per = tree_of(job, 6), q.shape[1], 4 // q.itemsize
-    some = some_rows(width, tree.longest, dtype)
+    tree, width = tree_of(job, 6), q.shape[1]
+    some, per = some_rows(width, tree.longest, inside), per_word(word(0))
     keys = np.zeros((width // per, tree.longest), word)
     values = np.zeros((tree.longest // per, up(width, COLUMNS)), word)
+    _attend_runs(lent((some, keys, values)), tree, (k, v), arrays)  # type: ignore[call-arg]
+
+
+@njit(**PART)
+def _attend_runs(own: Any, tree: Any, of_keys: Any, arrays: Any) -> None:
+    """Attention of the runs of a thread."""
+    by_longest_vectors()  # type: ignore[call-arg]
+    (some, keys, values), (k, v) = own, of_keys
     before, (start, stop) = LONG(-1), share(tree.cost * tree.n_groups)
     for g in range(tree.n_groups):
         for one in tree.runs:
@@ -256,10 +269,14 @@ def _attend_loop(job: Any) -> None:
     by_words(_attend, job)
 
 
+@compiled
+def _attend_loop_in_floats(job: Any) -> None:
+    by_floats(_attend, job)
+
+
 def attends(q_nhd: Tensor) -> bool:
     """Whether `attend` is for queries of this kind."""
-    tiles = FLOAT_TILES if q_nhd.dtype == torch.float32 else BITS_TILES
-    return tiles and q_nhd.shape[-1] % ROWS == 0
+    return in_tiles(q_nhd.dtype) and q_nhd.shape[-1] % ROWS == 0
 
 
 def attend(
@@ -280,9 +297,8 @@ def attend(
     """
     (n, h, _), g = q_nhd.shape, k_cgd.shape[1]
     out, bases = torch.empty(q_nhd.shape, dtype=q_nhd.dtype), torch.empty(n, h)
-    run(
-        _attend_loop, q_nhd, k_cgd, v_cgd, out, bases.view(-1, 1), *tree_arrays(runs, h, g, scaling)
-    )
+    loop = _attend_loop_in_floats if in_floats(q_nhd.dtype) else _attend_loop
+    run(loop, q_nhd, k_cgd, v_cgd, out, bases.view(-1, 1), *tree_arrays(runs, h, g, scaling))
     return out, bases
 
 

@@ -16,9 +16,11 @@ from tallrec.llm.kernels.native import (
     LONG,
     LOOP,
     PART,
+    by_longest_vectors,
     compiled,
     exp2,
     fetch_ahead,
+    lent,
     narrow,
     rows,
     run,
@@ -32,8 +34,11 @@ from tallrec.llm.kernels.tiles import (
     ROWS,
     as_column,
     as_rows,
+    by_floats,
     by_words,
+    in_floats,
     multiply,
+    per_word,
     transpose,
     up,
 )
@@ -125,7 +130,7 @@ def _slopes(some: Any, grads: Any, here: Any, which: Any, held: Any, arrays: Any
         How many weights of a row are computed, of which those that are not seen are 0.
     """
     (first, n), (q, d_out, bases, dq, scaling) = which, arrays
-    per = 4 // q.itemsize
+    per = per_word(held.keys_dp[0, 0])
     most = locate(some, here, first, n)
     seen = up(most, COLUMNS)
     take(some.queries, q, some.at[:n])
@@ -149,7 +154,8 @@ def _slopes(some: Any, grads: Any, here: Any, which: Any, held: Any, arrays: Any
 def _run_slopes(some: Any, grads: Any, here: Any, held: Any, chunk: Any, arrays: Any) -> None:
     """The gradients of a run's queries, and, added to what is held, of its keys and values."""
     (tree, one, _), q = here, arrays[0]
-    per_group, per, width = tree.n_heads // tree.n_groups, 4 // q.itemsize, q.shape[1]
+    per_group, per = tree.n_heads // tree.n_groups, per_word(held.keys_dp[0, 0])
+    width, like = q.shape[1], some.weights[0]
     n_rows = one[N_Q] * per_group
     for first in range(0, n_rows, _CHUNK):
         stop = min(n_rows, first + _CHUNK)
@@ -162,8 +168,8 @@ def _run_slopes(some: Any, grads: Any, here: Any, held: Any, chunk: Any, arrays:
                 at, other = (row - first + r) // per, r + per - 1
                 as_column(chunk.queries_dq, at, some.queries[r], some.queries[other])
                 as_column(chunk.grads_dq, at, grads.queries[r], grads.queries[other])
-            as_rows(chunk.weights_qp, row - first, some.scores[:n], most, q[0])
-            as_rows(chunk.slopes_qp, row - first, grads.scores[:n], most, q[0])
+            as_rows(chunk.weights_qp, row - first, some.scores[:n], most, like)
+            as_rows(chunk.slopes_qp, row - first, grads.scores[:n], most, like)
         steps = up(stop - first, ROWS) // per
         multiply(chunk.grads_dq, chunk.weights_qp, held.d_values_dp, width, most, steps, True)
         multiply(chunk.queries_dq, chunk.slopes_qp, held.d_keys_dp, width, most, steps, True)
@@ -193,14 +199,24 @@ def _settle(held: Any, path: Any, first: Any, stop: Any, dk: Any, dv: Any, copy:
 
 
 @njit(**LOOP)
-def _attend_backward(job: Any, dtype: Any, word: Any) -> None:
+def _attend_backward(job: Any, dtype: Any, inside: Any, word: Any) -> None:
     q, k, v = rows(job, 0, dtype), rows(job, 1, dtype), rows(job, 2, dtype)
     d_out, bases, dq = rows(job, 3, dtype), rows(job, 4, FLOAT), rows(job, 5, dtype)
     dk, dv, scaling = rows(job, 6, FLOAT), rows(job, 7, FLOAT), rows(job, 8, FLOAT)[0, 0]
     arrays = q, d_out, bases, dq, scaling
-    tree, width, per = tree_of(job, 9), q.shape[1], 4 // q.itemsize
-    some, grads = some_rows(width, tree.longest, dtype), some_rows(width, tree.longest, dtype)
+    tree, width = tree_of(job, 9), q.shape[1]
+    some, grads = some_rows(width, tree.longest, inside), some_rows(width, tree.longest, inside)
+    per = per_word(word(0))
     held, chunk = _held(width, tree.longest, per, word), _chunk(width, tree.longest, per, word)
+    own: Any = lent((some, grads, held, chunk))  # type: ignore[call-arg]
+    _all_slopes(own, tree, (k, v, dk, dv), arrays)
+
+
+@njit(**PART)
+def _all_slopes(own: Any, tree: Any, of_keys: Any, arrays: Any) -> None:
+    """The gradients of the runs of a thread."""
+    by_longest_vectors()  # type: ignore[call-arg]
+    (some, grads, held, chunk), (k, v, dk, dv) = own, of_keys
     before, shared, copy, path = LONG(-1), LONG(0), LONG(0), tree.paths[:0]
     start, stop = share(tree.cost * tree.n_groups)
     for g in range(tree.n_groups):
@@ -226,6 +242,11 @@ def _attend_backward_loop(job: Any) -> None:
     by_words(_attend_backward, job)
 
 
+@compiled
+def _attend_backward_loop_in_floats(job: Any) -> None:
+    by_floats(_attend_backward, job)
+
+
 def attend_backward(
     grad_nhd: Tensor,
     q_nhd: Tensor,
@@ -240,5 +261,7 @@ def attend_backward(
     copies = min(of, -(-of // g) + 1)  # as many threads at most have the same head of keys
     dq, (dk, dv) = torch.empty_like(q_nhd), (torch.zeros(copies, *x.shape) for x in (k_cgd, v_cgd))
     arrays = q_nhd, k_cgd, v_cgd, grad_nhd, bases_nh.view(-1, 1), dq, dk, dv
-    run(_attend_backward_loop, *arrays, *tree_arrays(runs, h, g, scaling))
+    in_words = not in_floats(q_nhd.dtype)
+    loop = _attend_backward_loop if in_words else _attend_backward_loop_in_floats
+    run(loop, *arrays, *tree_arrays(runs, h, g, scaling))
     return dq, dk.sum(0), dv.sum(0)
