@@ -159,10 +159,11 @@ def numbers(_context: Any, job: Any) -> Any:
 
 @intrinsic
 def lent(_context: Any, owned: Any) -> Any:
-    """An array, or a tuple of arrays, whose owner outlives all that is made of it.
+    """An argument of arrays, which the caller of a function owns until that returns.
 
     So nobody has to count its parts, of which there are several for each row, by locked
-    instructions: a tenth of the time of attention.
+    instructions: a tenth of the time of attention. The function must not be inlined by Numba, which
+    would give arrays back when they are last named.
     """
 
     def uncounted(context: Any, builder: Any, kind: Any, value: Any) -> Any:
