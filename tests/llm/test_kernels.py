@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import silu
 
-from tallrec.llm.fused import kernels_for, openmp
+from tallrec.llm.fused import forget_stale, kernels_for, openmp
 
 pytestmark = pytest.mark.skipif(openmp() is None, reason="torch brings another OpenMP here")
 
@@ -31,6 +31,32 @@ def close(found, expected, scale=None):
     eps = torch.finfo(found.dtype).eps
     scale = scale or (float(expected.abs().max()) if expected.numel() else 0.0)
     torch.testing.assert_close(found.float(), expected, rtol=eps, atol=max(4e-6, eps / 4) * scale)
+
+
+@pytest.mark.parametrize(("age", "kept"), [(-10, True), (10, False)])
+def test_machine_code_is_forgotten_when_it_is_older_than_a_module(tmp_path, age, kept):
+    """One of which it has a part, too."""
+    index, modules = tmp_path / "__pycache__" / "loop.nbi", [tmp_path / "a.py", tmp_path / "b.py"]
+    index.parent.mkdir()
+    for file in (index, *modules):
+        file.touch()
+    now = index.stat().st_mtime
+    os.utime(index, (now - 100, now - 100))
+    os.utime(modules[0], (now - 200, now - 200))
+    os.utime(modules[1], (now - 100 + age, now - 100 + age))
+    forget_stale(tmp_path)
+    assert index.exists() == kept
+
+
+def test_modules_of_the_future_leave_machine_code_as_it_is(tmp_path):
+    index, module = tmp_path / "__pycache__" / "loop.nbi", tmp_path / "a.py"
+    index.parent.mkdir()
+    index.touch()
+    module.touch()
+    ahead = index.stat().st_mtime + 1000
+    os.utime(module, (ahead, ahead))
+    forget_stale(tmp_path)
+    assert index.exists()
 
 
 @settings(deadline=None)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import time
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -38,7 +40,25 @@ def kernels_for(x: Tensor) -> ModuleType | None:
 
 @cache
 def _kernels() -> ModuleType:
+    forget_stale(Path(__file__).parent / "kernels")
     return import_module("tallrec.llm.kernels")
+
+
+def forget_stale(folder: Path) -> None:
+    """Has loops compiled again whose machine code is older than any module beside theirs.
+
+    Numba looks at a loop's own module alone, not at those whose functions became a part of it.
+
+    Args:
+        folder: Where the modules are.
+    """
+    changed = max(module.stat().st_mtime_ns for module in folder.glob("*.py"))
+    if changed > time.time_ns():  # by a clock that went ahead: all would be older each time
+        return
+    for index in (folder / "__pycache__").glob("*.nbi"):
+        with suppress(OSError):  # another process was quicker, or nobody may
+            if index.stat().st_mtime_ns < changed:
+                index.unlink()
 
 
 def kernels_of(x: Tensor) -> ModuleType:
