@@ -21,11 +21,11 @@ from tallrec.llm.kernels.native import (
     LONG,
     LOOP,
     PART,
-    by_longest_vectors,
     compiled,
     copy,
     exp2,
     fetch_ahead,
+    kept,
     lent,
     narrow,
     of_order,
@@ -244,14 +244,15 @@ def _attend(job: Any, dtype: Any, inside: Any, word: Any) -> None:
     some, per = some_rows(width, tree.longest, inside), per_word(word(0))
     keys = np.zeros((width // per, tree.longest), word)
     values = np.zeros((tree.longest // per, up(width, COLUMNS)), word)
-    _attend_runs((some, keys, values), tree, (k, v), arrays)
+    own = some, keys, values
+    _attend_runs(lent(own), tree, (k, v), arrays)  # type: ignore[call-arg]
+    kept(own)
 
 
-@njit(**PART)
+@njit(**LOOP)
 def _attend_runs(own: Any, tree: Any, of_keys: Any, arrays: Any) -> None:
     """Attention of the runs of a thread."""
-    by_longest_vectors()  # type: ignore[call-arg]
-    (some, keys, values), (k, v) = lent(own), of_keys
+    (some, keys, values), (k, v) = own, of_keys
     before, (start, stop) = LONG(-1), share(tree.cost * tree.n_groups)
     for g in range(tree.n_groups):
         for one in tree.runs:

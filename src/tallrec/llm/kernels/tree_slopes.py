@@ -16,10 +16,10 @@ from tallrec.llm.kernels.native import (
     LONG,
     LOOP,
     PART,
-    by_longest_vectors,
     compiled,
     exp2,
     fetch_ahead,
+    kept,
     lent,
     narrow,
     rows,
@@ -208,14 +208,15 @@ def _attend_backward(job: Any, dtype: Any, inside: Any, word: Any) -> None:
     some, grads = some_rows(width, tree.longest, inside), some_rows(width, tree.longest, inside)
     per = per_word(word(0))
     held, chunk = _held(width, tree.longest, per, word), _chunk(width, tree.longest, per, word)
-    _all_slopes((some, grads, held, chunk), tree, (k, v, dk, dv), arrays)
+    own = some, grads, held, chunk
+    _all_slopes(lent(own), tree, (k, v, dk, dv), arrays)  # type: ignore[call-arg]
+    kept(own)
 
 
-@njit(**PART)
+@njit(**LOOP)
 def _all_slopes(own: Any, tree: Any, of_keys: Any, arrays: Any) -> None:
     """The gradients of the runs of a thread."""
-    by_longest_vectors()  # type: ignore[call-arg]
-    (some, grads, held, chunk), (k, v, dk, dv) = lent(own), of_keys
+    (some, grads, held, chunk), (k, v, dk, dv) = own, of_keys
     before, shared, copy, path = LONG(-1), LONG(0), LONG(0), tree.paths[:0]
     start, stop = share(tree.cost * tree.n_groups)
     for g in range(tree.n_groups):
