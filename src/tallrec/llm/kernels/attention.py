@@ -9,23 +9,8 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from tallrec.llm.kernels.native import (
-    FLOAT,
-    INT,
-    LOG2_E,
-    LONG,
-    LOOP,
-    by_dtype,
-    compiled,
-    exp2,
-    narrow,
-    of_order,
-    order,
-    rows,
-    run,
-    share,
-    wide,
-)
+from tallrec.llm.kernels.arithmetic import LOG2_E, exp2, narrow, of_order, order, wide
+from tallrec.llm.kernels.native import FLOAT, INT, LONG, LOOP, by_dtype, compiled, rows, run, share
 
 _LEAST = INT(-0x7FFFFFFF)
 

@@ -9,20 +9,8 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from tallrec.llm.kernels.native import (
-    FLOAT,
-    INT,
-    LOOP,
-    by_dtype,
-    compiled,
-    copy,
-    narrow,
-    rows,
-    run,
-    share,
-    sigmoid,
-    wide,
-)
+from tallrec.llm.kernels.arithmetic import copy, narrow, sigmoid, wide
+from tallrec.llm.kernels.native import FLOAT, INT, LOOP, by_dtype, compiled, rows, run, share
 from tallrec.llm.kernels.rotation import rotate
 
 BYTE = np.uint8

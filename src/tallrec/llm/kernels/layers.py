@@ -9,18 +9,8 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from tallrec.llm.kernels.native import (
-    FLOAT,
-    LOOP,
-    by_dtype,
-    compiled,
-    narrow,
-    rows,
-    run,
-    share,
-    sigmoid,
-    wide,
-)
+from tallrec.llm.kernels.arithmetic import narrow, sigmoid, wide
+from tallrec.llm.kernels.native import FLOAT, LOOP, by_dtype, compiled, rows, run, share
 
 
 @njit(**LOOP)

@@ -10,6 +10,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from tallrec.llm.kernels.arithmetic import narrow, wide
 from tallrec.llm.kernels.native import (
     FLOAT,
     LONG,
@@ -18,12 +19,10 @@ from tallrec.llm.kernels.native import (
     UINT,
     by_dtype,
     compiled,
-    narrow,
     rows,
     run,
     share,
     thread,
-    wide,
 )
 
 # Shape letters: n tokens, i inputs and o outputs of a layer, r rank.

@@ -13,6 +13,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from tallrec.llm.kernels.arithmetic import copy, narrow, wide
 from tallrec.llm.kernels.int8 import NONE, scale_of
 from tallrec.llm.kernels.lora import FIRST_O, FIRST_R, LAST_O, LAST_R, draw
 from tallrec.llm.kernels.native import (
@@ -22,12 +23,9 @@ from tallrec.llm.kernels.native import (
     PART,
     by_dtype,
     compiled,
-    copy,
-    narrow,
     rows,
     run,
     share,
-    wide,
 )
 from tallrec.llm.kernels.tiles import ROWS, multiply
 

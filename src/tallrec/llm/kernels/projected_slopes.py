@@ -9,6 +9,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from tallrec.llm.kernels.arithmetic import copy
 from tallrec.llm.kernels.int8 import BYTE, no_rounded, round_row
 from tallrec.llm.kernels.lora import FIRST_O, FIRST_R, LAST_O, LAST_R
 from tallrec.llm.kernels.native import (
@@ -17,7 +18,6 @@ from tallrec.llm.kernels.native import (
     LOOP,
     by_dtype,
     compiled,
-    copy,
     rows,
     run,
     share,

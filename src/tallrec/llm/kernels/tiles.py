@@ -17,6 +17,7 @@ from numba import njit, types
 from numba.core import cgutils, config
 from numba.extending import intrinsic, overload
 
+from tallrec.llm.kernels.arithmetic import narrow, wide
 from tallrec.llm.kernels.native import (
     BITS,
     FLOAT,
@@ -25,9 +26,7 @@ from tallrec.llm.kernels.native import (
     UINT,
     by_float32,
     by_longest_vectors,
-    narrow,
     numbers,
-    wide,
 )
 from tallrec.llm.processor import multiplies_bfloat16_fast
 

@@ -7,29 +7,22 @@ further than the last of them sees; only the first four of them wait for what th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
 
+from tallrec.llm.kernels.arithmetic import LOG2_E, exp2, narrow, of_order, order
 from tallrec.llm.kernels.native import (
     FLOAT,
     INT,
-    LOG2_E,
     LONG,
     LOOP,
-    PART,
     compiled,
-    copy,
-    exp2,
-    fetch_ahead,
     kept,
     lent,
-    narrow,
-    of_order,
-    order,
     rows,
     run,
     share,
@@ -38,7 +31,6 @@ from tallrec.llm.kernels.tiles import (
     COLUMNS,
     LANES,
     ROWS,
-    as_row,
     by_floats,
     by_words,
     in_floats,
@@ -46,153 +38,33 @@ from tallrec.llm.kernels.tiles import (
     multiply,
     per_word,
     up,
-    word_of,
+)
+from tallrec.llm.kernels.tree_rows import (
+    COST,
+    FIRST_P,
+    GROUP,
+    N_P,
+    N_Q,
+    SHARED,
+    TAKEN,
+    ahead,
+    hold_columns,
+    hold_rows,
+    locate,
+    put,
+    some_rows,
+    take,
+    tree_arrays,
+    tree_of,
+    weigh,
 )
 
 if TYPE_CHECKING:
     from tallrec.llm.runs import Runs
 
-# Shape letters: n queries, c keys, h heads, g heads of keys, d width of a head, p tokens of a path.
+# Shape letters as in `tallrec.llm.kernels.tree_rows`.
 
-COST, FIRST_Q, N_Q, FIRST_P, N_P, SHARED, GROUP = range(7)  # columns of a table of runs
-TAKEN = 4 * ROWS  # rows of queries at a time, at most
-_AHEAD = 8  # rows of keys and values that are asked for before they are read
 _LEAST = INT(-0x7FFFFFFF)
-
-
-class TreeJob(NamedTuple):
-    """What attends to what: arrays of `Runs`, and numbers of heads, of keys' and of a path."""
-
-    runs: Any
-    paths: Any
-    queries: Any
-    seen: Any
-    n_heads: Any
-    n_groups: Any
-    longest: Any
-    cost: Any
-
-
-@njit(**PART)
-def tree_of(job: Any, first: Any) -> Any:
-    """The tree of a job, whose arrays start with a number."""
-    runs, paths = rows(job, first, LONG), rows(job, first + 1, LONG)[0]
-    queries, seen = rows(job, first + 2, LONG)[0], rows(job, first + 3, LONG)[0]
-    n_heads, n_groups, longest, cost = rows(job, first + 4, LONG)[0]
-    return TreeJob(runs, paths, queries, seen, n_heads, n_groups, up(longest, COLUMNS), cost)
-
-
-class SomeRows(NamedTuple):
-    """Some rows of queries: which of all they are, how many keys they see, and what is theirs."""
-
-    at: Any
-    seen: Any
-    queries: Any
-    scores: Any
-    weights: Any
-    sums: Any
-
-
-@njit(**PART)
-def some_rows(width: Any, longest: Any, dtype: Any) -> Any:
-    """Places for them; the dtype is that of numbers in words."""
-    at, seen, queries = (
-        np.zeros(TAKEN, LONG),
-        np.zeros(TAKEN, LONG),
-        np.zeros((TAKEN, width), dtype),
-    )
-    scores, weights = np.zeros((TAKEN, longest), FLOAT), np.zeros((TAKEN, longest), dtype)
-    sums = np.zeros((TAKEN, up(width, COLUMNS)), FLOAT)
-    return SomeRows(at, seen, queries, scores, weights, sums)
-
-
-@njit(**PART)
-def row_of(here: Any, number: Any) -> Any:
-    """Which row of all queries one of a run is, and how many keys it sees.
-
-    Behind the run's last it is none (-1) and sees nothing.
-    """
-    tree, one, g = here
-    per_group = tree.n_heads // tree.n_groups
-    token, head = number // per_group, number % per_group
-    if token >= one[N_Q]:
-        return LONG(-1), LONG(0)
-    place = one[FIRST_Q] + token
-    return tree.queries[place] * tree.n_heads + g * per_group + head, tree.seen[place]
-
-
-@njit(**PART)
-def locate(some: Any, here: Any, first: Any, n: Any) -> Any:
-    """Finds n rows of a run.
-
-    Returns:
-        How many keys are seen at most.
-    """
-    most = LONG(0)
-    for r in range(n):
-        some.at[r], some.seen[r] = row_of(here, first + r)
-        most = max(most, some.seen[r])
-    return most
-
-
-@njit(**PART)
-def ahead(one: Any, other: Any, here: Any, first: Any) -> None:
-    """Asks for the next rows, of queries and of an array of their shape."""
-    for r in range(TAKEN):
-        at, _ = row_of(here, first + TAKEN + r)
-        fetch_ahead(one, at)
-        fetch_ahead(other, at)
-
-
-@njit(**PART)
-def take(out: Any, x: Any, at: Any) -> None:
-    """Some rows, 0 where there is none."""
-    for r in range(len(at)):
-        out_d = out[r]
-        if at[r] >= 0:
-            copy(out_d, x[at[r]])
-        else:
-            out_d[:] = 0
-
-
-@njit(**PART)
-def put(out: Any, at: Any, x_d: Any, factor: Any) -> None:
-    """A row of float32 times a factor, unless it is none."""
-    if at >= 0:
-        out_d = out[at]
-        for j in range(len(out_d)):
-            out_d[j] = narrow(x_d[j] * factor, out_d[j])
-
-
-@njit(**PART)
-def hold_columns(out: Any, x: Any, path: Any, first: Any) -> None:
-    """Rows of a path, from the first on, as columns of words: [d, p]."""
-    per = per_word(out[0, 0])
-    for p in range(first, len(path)):
-        fetch_ahead(x, path[min(p + _AHEAD, len(path) - 1)])
-        row = x[path[p]]
-        for w in range(len(out)):
-            out[w, p] = word_of(row[w * per], row[w * per + per - 1], out[w, p])
-
-
-@njit(**PART)
-def hold_rows(out: Any, x: Any, path: Any, first: Any) -> None:
-    """Rows of a path, from the first on, as rows of words: [p, d]."""
-    per, none = per_word(out[0, 0]), np.zeros_like(x[0])
-    for w in range(first // per, up(len(path), per) // per):
-        for p in range(per):
-            fetch_ahead(x, path[min(w * per + p + _AHEAD, len(path) - 1)])
-        last = w * per + per - 1
-        as_row(out[w], x[path[w * per]], x[path[last]] if last < len(path) else none)
-
-
-@njit(**PART)
-def weigh(weights: Any, rows_pd: Any, sums: Any, n: Any, words: Any) -> None:
-    """Sums of rows times the weights of n rows; a part of them for all, then the next."""
-    per = per_word(rows_pd[0, 0])
-    for w in range(0, words, COLUMNS):
-        part, steps = weights[:, w * per :], min(COLUMNS, words - w)
-        multiply(part, rows_pd[w:], sums, n, sums.shape[1], steps, w > 0)
 
 
 @njit(**LOOP)
@@ -301,10 +173,3 @@ def attend(
     loop = _attend_loop_in_floats if in_floats(q_nhd.dtype) else _attend_loop
     run(loop, q_nhd, k_cgd, v_cgd, out, bases.view(-1, 1), *tree_arrays(runs, h, g, scaling))
     return out, bases
-
-
-def tree_arrays(runs: Runs, h: int, g: int, scaling: float) -> tuple[Tensor, ...]:
-    """What `tree_of` reads, and before it the factor of scores."""
-    sizes = torch.tensor([[h, g, runs.longest, runs.cost]])
-    arrays = runs.table_m7, runs.paths, runs.queries, runs.seen, sizes
-    return torch.tensor([[scaling]]), *arrays

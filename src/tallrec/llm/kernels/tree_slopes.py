@@ -9,19 +9,17 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from tallrec.llm.kernels.arithmetic import LOG2_E, exp2, narrow
 from tallrec.llm.kernels.native import (
     FLOAT,
     INT,
-    LOG2_E,
     LONG,
     LOOP,
     PART,
     compiled,
-    exp2,
     fetch_ahead,
     kept,
     lent,
-    narrow,
     rows,
     run,
     share,
@@ -42,7 +40,7 @@ from tallrec.llm.kernels.tiles import (
     transpose,
     up,
 )
-from tallrec.llm.kernels.tree_attention import (
+from tallrec.llm.kernels.tree_rows import (
     COST,
     FIRST_P,
     FIRST_Q,
@@ -66,7 +64,7 @@ from tallrec.llm.kernels.tree_attention import (
 if TYPE_CHECKING:
     from tallrec.llm.runs import Runs
 
-# Shape letters as in `tallrec.llm.kernels.tree_attention`.
+# Shape letters as in `tallrec.llm.kernels.tree_rows`.
 
 _CHUNK = 16 * ROWS  # rows of queries after which their part of the keys' gradients is added
 

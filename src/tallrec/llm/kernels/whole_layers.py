@@ -13,19 +13,9 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from tallrec.llm.kernels.arithmetic import copy, narrow, wide
 from tallrec.llm.kernels.int8 import BYTE, NONE, no_rounded, round_row, scale_of
-from tallrec.llm.kernels.native import (
-    FLOAT,
-    LOOP,
-    by_dtype,
-    compiled,
-    copy,
-    narrow,
-    rows,
-    run,
-    share,
-    wide,
-)
+from tallrec.llm.kernels.native import FLOAT, LOOP, by_dtype, compiled, rows, run, share
 
 
 @njit(**LOOP)
