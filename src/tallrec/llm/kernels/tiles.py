@@ -250,7 +250,7 @@ def as_column(out: Any, column: Any, one: Any, other: Any) -> None:
 @njit(**LOOP)
 def as_rows(out: Any, first: Any, x: Any, n: Any, like: Any) -> None:
     """The first n words of rows of B, from a row on, from rows of float32."""
-    per = 4 // like.itemsize
+    per = per_word(out[0, 0])
     for t in range(len(x) // per):
         out_j, one, other = out[first // per + t], x[t * per], x[t * per + per - 1]
         for j in range(n):

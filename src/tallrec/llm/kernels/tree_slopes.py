@@ -259,7 +259,7 @@ def attend_backward(
     copies = min(of, -(-of // g) + 1)  # as many threads at most have the same head of keys
     dq, (dk, dv) = torch.empty_like(q_nhd), (torch.zeros(copies, *x.shape) for x in (k_cgd, v_cgd))
     arrays = q_nhd, k_cgd, v_cgd, grad_nhd, bases_nh.view(-1, 1), dq, dk, dv
-    in_words = not in_floats(q_nhd.dtype)
-    loop = _attend_backward_loop if in_words else _attend_backward_loop_in_floats
+    floats = in_floats(q_nhd.dtype)
+    loop = _attend_backward_loop_in_floats if floats else _attend_backward_loop
     run(loop, *arrays, *tree_arrays(runs, h, g, scaling))
     return dq, dk.sum(0), dv.sum(0)
