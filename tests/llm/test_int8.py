@@ -26,6 +26,9 @@ from tests.llm.test_scoring import ANSWERS, random_rows
 KERNELS = kernels_for(torch.zeros(1))
 needs_loops = pytest.mark.skipif(KERNELS is None, reason="torch brings another OpenMP here")
 NO_INT8 = int8._obstacle(tiny_model("llama"))
+needs_shorts = pytest.mark.skipif(
+    not (KERNELS and KERNELS.in_shorts()), reason="the processor has no products of pairs of int16"
+)
 needs_int8 = pytest.mark.skipif(bool(NO_INT8), reason=f"products of eight bits: {NO_INT8}")
 
 WIDE = {**SIZE, "hidden_size": 128, "intermediate_size": 256, "initializer_range": 0.1}
@@ -105,6 +108,36 @@ def test_gates_are_rounded_as_they_would_be_in_float32(dtype, n, width):
         found = (whole.float() - 128) * steps
         assert ((found - rotated(expected)).abs() <= 0.51 * steps).all()
         assert (steps[..., 0] <= 1.001 * rotated(expected).abs().amax(-1) / 127).all()
+
+
+@needs_shorts
+@settings(deadline=None)
+@given(
+    st.sampled_from([torch.float32, torch.bfloat16]),
+    st.sampled_from([1, 5, 6, 95, 96, 97, 200]),
+    st.sampled_from([64, 576, 640, 704, 1536]),
+    st.sampled_from([64, 192]),
+)
+def test_products_of_shorts_are_exact(dtype, n, i, o):
+    generator = torch.Generator().manual_seed(n)
+    whole = torch.randint(0, 256, (2, n, i), dtype=torch.uint8, generator=generator)
+    signed = torch.randint(-128, 128, (o, i), dtype=torch.int8, generator=generator)
+    whole[0, 0], signed[:2] = 255, torch.tensor([[127], [-128]], dtype=torch.int8)  # largest sums
+    steps = torch.rand(o, generator=generator)
+    found = KERNELS.product(whole, KERNELS.packed(signed), steps, dtype)
+    sums = (whole.long() - 128) @ signed.long().T
+    assert torch.equal(found, (sums.float() * steps).to(dtype))
+
+
+@needs_int8
+@needs_shorts
+def test_products_of_shorts_take_the_place_of_torchs(monkeypatch):
+    model, rows = model_of("llama"), random_rows(60)
+    expected = score_rows(model, rows, ANSWERS, int8=True)
+    for module in (int8, int8_products):
+        monkeypatch.setattr(module, "multiplies_bytes", lambda: False)
+    scores = score_rows(model_of("llama"), rows, ANSWERS, int8=True)
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
 
 
 @needs_loops
@@ -330,8 +363,10 @@ def test_tuning_learns_in_eight_bits(tmp_path):
     np.testing.assert_allclose(logs[2], logs[1], atol=1e-4)
 
 
+@needs_loops
 def test_a_processor_without_the_instructions_says_so(monkeypatch, caplog):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_vnni": False})
+    monkeypatch.setattr(int8, "multiplies_bytes", lambda: False)
+    monkeypatch.setattr(KERNELS, "in_shorts", lambda: False)
     int8._say.cache_clear()
     model, rows = model_of("llama"), random_rows(5)
     expected = score_rows(model, rows, ANSWERS)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tallrec.llm.forward import decoder_of, takes_trees
-from tallrec.llm.fused import kernels_for
+from tallrec.llm.fused import kernels_for, kernels_of
 from tallrec.llm.int8_layers import Int8Layer
 from tallrec.llm.int8_products import (
     BY_COLUMNS,
@@ -35,6 +35,7 @@ from tallrec.llm.int8_products import (
 from tallrec.llm.lean import is_silu_gated, layers_of
 from tallrec.llm.lean_layers import LeanLayer
 from tallrec.llm.memory import page_out
+from tallrec.llm.processor import multiplies_bytes
 from tallrec.llm.replaced import replaced
 from tallrec.llm.sharding import is_sharded
 from tallrec.llm.whole_layers import is_whole
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _log = logging.getLogger(__name__)
-_VNNI = ("avx512_vnni", "avx_vnni", "amx_int8")
 _Forward: TypeAlias = Callable[..., Tensor]
 
 
@@ -223,8 +223,8 @@ def reads_bfloat16() -> bool:
 
     Also where products of bfloat16 are not: compiled loops read it, attention's too.
     """
-    kernels = kernels_for(torch.empty(0, dtype=torch.bfloat16))
-    return not _lacks(torch.bfloat16) and kernels is not None and kernels.in_tiles(torch.bfloat16)
+    nothing = torch.empty(0, dtype=torch.bfloat16)
+    return not _lacks(nothing.dtype) and bool(kernels_of(nothing).in_tiles(nothing.dtype))
 
 
 def _obstacle(model: PreTrainedModel | PeftModel) -> str:
@@ -238,10 +238,11 @@ def _obstacle(model: PreTrainedModel | PeftModel) -> str:
 
 def _lacks(dtype: torch.dtype) -> str:
     """What the machine lacks for them; empty if nothing."""
-    if not kernels_for(torch.empty(0, dtype=dtype)):
+    kernels = kernels_for(torch.empty(0, dtype=dtype))
+    if kernels is None:
         return f"there are no compiled loops for {dtype} on this system"
-    if not any(torch.cpu.get_capabilities().get(name) for name in _VNNI):
-        return "the processor has no instructions for them (VNNI)"
+    if not (multiplies_bytes() or kernels.in_shorts()):
+        return "the processor has no instructions for them (VNNI, or AVX2 for pairs of int16)"
     return "" if works() else "the processor gives other results"
 
 

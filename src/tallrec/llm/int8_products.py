@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from tallrec.llm.fused import kernels_of
+from tallrec.llm.processor import multiplies_bytes
 
 # Shape letters: n tokens, i inputs and o outputs of a layer.
 
@@ -29,7 +30,9 @@ Pair: TypeAlias = "tuple[Weight, Weight]"  # of gate and up together, and of dow
 
 @dataclass(frozen=True)
 class Weight:
-    """A layer's weights, or those of several, as torch's product of eight bits wants them.
+    """A layer's weights, or those of several, as a product of eight bits wants them.
+
+    Torch's, or, where the processor has no instructions for it, that of `tallrec.llm.kernels`.
 
     Attributes:
         of: The weights.
@@ -48,8 +51,13 @@ class Weight:
     @classmethod
     def made(cls, weight_oi: Tensor, of: Sequence[Tensor]) -> Weight:
         """Rounds the rows of a matrix that is made of some weights."""
-        whole_oi, steps_o1 = kernels_of(weight_oi).rounded(weight_oi)
-        packed = torch.ops.onednn.qlinear_prepack((whole_oi ^ _ZERO).view(torch.int8), None)
+        kernels = kernels_of(weight_oi)
+        whole_oi, steps_o1 = kernels.rounded(weight_oi)
+        signed_oi = (whole_oi ^ _ZERO).view(torch.int8)
+        if multiplies_bytes():
+            packed = torch.ops.onednn.qlinear_prepack(signed_oi, None)
+        else:
+            packed = kernels.packed(signed_oi)
         zeros_o = torch.zeros(len(weight_oi), dtype=torch.int64)
         steps_o = steps_o1.flatten() / ROTATED
         return cls([w.data for w in of], [w._version for w in of], packed, steps_o, zeros_o)
@@ -61,9 +69,13 @@ class Weight:
 
     def product(self, whole: Tensor, dtype: torch.dtype) -> Tensor:
         """y_no of rounded x_ni, each row yet to be scaled by the size of its steps."""
+        y: Tensor
+        if not multiplies_bytes():
+            y = kernels_of(self.steps_o).product(whole, self.packed, self.steps_o, dtype)
+            return y
         scales = 1.0, _ZERO, self.packed, self.steps_o, self.zeros_o
         after: Any = "none", [], ""
-        y: Tensor = torch.ops.onednn.qlinear_pointwise(whole, *scales, None, 1.0, 0, dtype, *after)
+        y = torch.ops.onednn.qlinear_pointwise(whole, *scales, None, 1.0, 0, dtype, *after)
         return y
 
     def times(self, rounded: tuple[Tensor, Tensor], dtype: torch.dtype) -> Tensor:

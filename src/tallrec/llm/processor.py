@@ -26,6 +26,13 @@ def multiplies_bfloat16_fast() -> bool:
     return _least_seconds(wide.bfloat16()) < _least_seconds(wide)
 
 
+@cache
+def multiplies_bytes() -> bool:
+    """Whether the processor has instructions for products of eight bits."""
+    flags = torch.cpu.get_capabilities()
+    return any(flags.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
+
+
 def _least_seconds(x: Tensor) -> float:
     """Of a few products, as others may use the machine too."""
     seconds = []

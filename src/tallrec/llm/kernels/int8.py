@@ -13,7 +13,7 @@ from tallrec.llm.kernels.arithmetic import copy, narrow, sigmoid, wide
 from tallrec.llm.kernels.native import FLOAT, INT, LOOP, by_dtype, compiled, rows, run, share
 from tallrec.llm.kernels.rotation import rotate
 
-BYTE = np.uint8
+BYTE, ZERO = np.uint8, 128  # what stands for 0
 NONE = torch.empty(0, 1)  # in place of numbers of rows that have none
 
 
@@ -39,7 +39,7 @@ def round_row(buffer: Any, out_d: Any) -> Any:
     top = INT(most).view(np.float32)
     factor = FLOAT(127) / top if top > 0 else FLOAT(0)
     for j in range(len(buffer)):
-        out_d[j] = BYTE(INT(buffer[j] * factor + FLOAT(128.5)))
+        out_d[j] = BYTE(INT(buffer[j] * factor + FLOAT(ZERO + 0.5)))
     return top / FLOAT(127)
 
 

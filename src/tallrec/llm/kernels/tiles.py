@@ -1,8 +1,8 @@
-"""Products of small matrices inside compiled loops, on the vectors of a core with AVX-512.
+"""Products of small matrices inside compiled loops, on the vectors of a core.
 
-A product is C (+)= A B in float32, of words: a float32 is one, in bfloat16 two numbers that are
-added up are. A row of A is a row of words that is read one by one, a row of B is 64 of them or more
-that are read as vectors.
+A product is C (+)= A B, of words: a float32 is one, and so are two numbers that are added up, of
+bfloat16, whose sums are float32, or of int16, whose sums are int32. A row of A is a row of words
+that is read one by one, a row of B is `COLUMNS` of them or more that are read as vectors.
 """
 
 from __future__ import annotations
@@ -30,8 +30,18 @@ from tallrec.llm.kernels.native import (
 )
 from tallrec.llm.processor import multiplies_bfloat16_fast
 
-ROWS, COLUMNS = 4, 64  # of C that are computed at once, in 16 of the 32 vectors
-LANES, _BYTES = 16, 4  # of a vector, and of a word
+
+def _can(*features: str) -> bool:
+    """Whether loops are compiled for a processor with features, by LLVM's names."""
+    if config.CPU_NAME or config.CPU_FEATURES:  # type: ignore[attr-defined] # for another one
+        return False
+    return all(llvm.get_host_cpu_features().get(feature) for feature in features)
+
+
+_IS_LONG = _can("avx512f")
+LANES, _VECTORS = (16, 4) if _IS_LONG else (8, 2)
+ROWS, COLUMNS = 4, LANES * _VECTORS  # of C that are computed at once, in half of all vectors
+_BYTES = 4  # of a word
 
 
 class _BFloat(ir.Type):  # type: ignore[misc]
@@ -49,62 +59,72 @@ class _BFloat(ir.Type):  # type: ignore[misc]
 
 _LONG, _WORD, _FLOAT = ir.IntType(64), ir.IntType(32), ir.FloatType()
 _FLOATS, _WORDS = ir.VectorType(_FLOAT, LANES), ir.VectorType(_WORD, LANES)
-_BFLOATS = ir.VectorType(_BFloat(), 2 * LANES)
+_BFLOATS, _SHORTS = (ir.VectorType(number, 2 * LANES) for number in (_BFloat(), ir.IntType(16)))
+_ADD_SHORTS = "llvm.x86.avx512.pmaddw.d.512" if _IS_LONG else "llvm.x86.avx2.pmadd.wd"
 
 
 def _add_products(builder: Any, total: Any, one: Any, other: Any) -> Any:
-    """Total and the products of two vectors of words, float32 or pairs of bfloat16."""
+    """Total and the products of two vectors of words."""
+
+    def call(name: str, *values: Any) -> Any:
+        kind = ir.FunctionType(total.type, [value.type for value in values])
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), values)
+
     if one.type == _FLOATS:
-        kind = ir.FunctionType(_FLOATS, 3 * [_FLOATS])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.fma.v16f32")
-        return builder.call(function, [one, other, total])
-    kind = ir.FunctionType(_FLOATS, [_FLOATS, _BFLOATS, _BFLOATS])
-    name = "llvm.x86.avx512bf16.dpbf16ps.512"
-    function = cgutils.get_or_insert_function(builder.module, kind, name)
-    pairs = [builder.bitcast(x, _BFLOATS) for x in (one, other)]
-    return builder.call(function, [total, *pairs])
+        return call(f"llvm.fma.v{LANES}f32", one, other, total)
+    pair_of = _BFLOATS if total.type == _FLOATS else _SHORTS
+    pairs = [builder.bitcast(x, pair_of) for x in (one, other)]
+    if pair_of == _SHORTS:
+        return builder.add(total, call(_ADD_SHORTS, *pairs))
+    return call("llvm.x86.avx512bf16.dpbf16ps.512", total, *pairs)
 
 
-@intrinsic
-def _tile(_context: Any, like: Any, places: Any, add: Any) -> Any:
-    """C (+)= A B.
+def tile_of(n_rows: int) -> Any:
+    """A compiled function of like, places, add: some rows of C (+)= A B, of `COLUMNS` numbers.
 
-    Args:
-        like: A word.
-        places: The addresses of A, B and C, each with the bytes from row to row, and A's columns.
-        add: Whether to what C is.
+    Of like, a word of B: float32, of bfloat16 uint32, of int16 int32. Of places, the addresses of
+    A, B and C, each with the bytes from row to row, and A's columns. Of add, whether to what C is.
     """
-    word, words = (_FLOAT, _FLOATS) if isinstance(like, types.Float) else (_WORD, _WORDS)
-    vectors = [_LONG(v * LANES * _BYTES) for v in range(COLUMNS // LANES)]
 
-    def code(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        a, b, c = (cgutils.unpack_tuple(builder, arguments[1])[i : i + 2] for i in (0, 2, 4))
-        steps = cgutils.unpack_tuple(builder, arguments[1])[6]
+    @intrinsic
+    def tile(_context: Any, like: Any, places: Any, add: Any) -> Any:
+        word, words = (_FLOAT, _FLOATS) if isinstance(like, types.Float) else (_WORD, _WORDS)
+        sums_of = _WORDS if like == types.int32 else _FLOATS
+        vectors = [_LONG(v * LANES * _BYTES) for v in range(_VECTORS)]
 
-        def at(place: Any, row: Any, offset: Any, kind: Any) -> Any:
-            address = builder.add(builder.add(place[0], builder.mul(place[1], row)), offset)
-            return builder.inttoptr(address, kind.as_pointer())
+        def code(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+            a, b, c = (cgutils.unpack_tuple(builder, arguments[1])[i : i + 2] for i in (0, 2, 4))
+            steps = cgutils.unpack_tuple(builder, arguments[1])[6]
 
-        def load(*of: Any) -> Any:
-            return builder.load(at(*of), align=_BYTES)
+            def at(place: Any, row: Any, offset: Any, kind: Any) -> Any:
+                address = builder.add(builder.add(place[0], builder.mul(place[1], row)), offset)
+                return builder.inttoptr(address, kind.as_pointer())
 
-        zero = ir.Constant(_FLOATS, None)
-        of_c = [(c, _LONG(r), vector, _FLOATS) for r in range(ROWS) for vector in vectors]
-        sums = [cgutils.alloca_once_value(builder, zero) for _ in of_c]
-        with builder.if_then(arguments[2]):
+            def load(*of: Any) -> Any:
+                return builder.load(at(*of), align=_BYTES)
+
+            zero, rows = ir.Constant(sums_of, None), [_LONG(r) for r in range(n_rows)]
+            of_c = [(c, row, vector, sums_of) for row in rows for vector in vectors]
+            sums = [cgutils.alloca_once_value(builder, zero) for _ in of_c]
+            with builder.if_then(arguments[2]):
+                for total, place in zip(sums, of_c, strict=True):
+                    builder.store(load(*place), total)
+            with cgutils.for_range(builder, steps) as loop:
+                column = builder.mul(loop.index, _LONG(_BYTES))
+                b_v = [load(b, loop.index, vector, words) for vector in vectors]
+                a_r = [_spread(builder, load(a, row, column, word), words) for row in rows]
+                for total, (one, other) in zip(sums, product(a_r, b_v), strict=True):
+                    builder.store(_add_products(builder, builder.load(total), one, other), total)
             for total, place in zip(sums, of_c, strict=True):
-                builder.store(load(*place), total)
-        with cgutils.for_range(builder, steps) as loop:
-            column = builder.mul(loop.index, _LONG(_BYTES))
-            b_v = [load(b, loop.index, vector, words) for vector in vectors]
-            a_r = [_spread(builder, load(a, _LONG(r), column, word), words) for r in range(ROWS)]
-            for total, (one, other) in zip(sums, product(a_r, b_v), strict=True):
-                builder.store(_add_products(builder, builder.load(total), one, other), total)
-        for total, place in zip(sums, of_c, strict=True):
-            builder.store(builder.load(total), at(*place), align=_BYTES)
-        return context.get_dummy_value()
+                builder.store(builder.load(total), at(*place), align=_BYTES)
+            return context.get_dummy_value()
 
-    return types.void(like, places, add), code
+        return types.void(like, places, add), code
+
+    return tile
+
+
+_tile = tile_of(ROWS)
 
 
 def _spread(builder: Any, word: Any, words: Any) -> Any:
@@ -116,7 +136,7 @@ def _spread(builder: Any, word: Any, words: Any) -> Any:
 
 @intrinsic
 def _transpose(_context: Any, places: Any) -> Any:
-    """Of 16 x 16 float32.
+    """Of a square of float32, as many each way as a vector has.
 
     Args:
         places: The addresses of the one and the other, each with the bytes from row to row.
@@ -130,7 +150,8 @@ def _transpose(_context: Any, places: Any) -> Any:
             return builder.inttoptr(address, _FLOATS.as_pointer())
 
         rows = [builder.load(at(one, one_row, r), align=_BYTES) for r in range(LANES)]
-        for step in (1, 2, 4, 8):  # squares of this size change places across the diagonal
+        # Squares of this size change places across the diagonal.
+        for step in (step for step in (1, 2, 4, 8) if step < LANES):
             for r in (r for r in range(LANES) if not r & step):
                 pair = rows[r], rows[r + step]
                 lower = [c + LANES - step if c & step else c for c in range(LANES)]
@@ -146,19 +167,18 @@ def _transpose(_context: Any, places: Any) -> Any:
     return types.void(places), code
 
 
-def _can(*features: str) -> bool:
-    """Whether loops are compiled for a processor with features, by LLVM's names."""
-    if config.CPU_NAME or config.CPU_FEATURES:  # type: ignore[attr-defined] # for another one
-        return False
-    return all(llvm.get_host_cpu_features().get(feature) for feature in features)
-
-
-_HAS_TILES, _HAS_PAIRS, _HAS_AMX = _can("avx512f"), _can("avx512bf16"), _can("amx-bf16")
+_HAS_PAIRS, _HAS_AMX = _can("avx512bf16"), _can("amx-bf16")
 
 
 def in_tiles(dtype: torch.dtype) -> bool:
     """Whether products of a dtype are quick here: AMX's, which torch has, are larger."""
-    return _HAS_TILES and not (_HAS_AMX and dtype == torch.bfloat16)
+    has_tiles = _IS_LONG or _can("avx2", "fma")
+    return has_tiles and not (_HAS_AMX and dtype == torch.bfloat16)
+
+
+def in_shorts() -> bool:
+    """Whether there are products of pairs of int16."""
+    return _can("avx512bw") if _IS_LONG else _can("avx2")
 
 
 def in_floats(dtype: torch.dtype) -> bool:
@@ -178,8 +198,8 @@ def multiply(a: Any, b: Any, c: Any, n_rows: Any, width: Any, steps: Any, add: A
 
     Args:
         a: Numbers or words, [rows, at least steps words].
-        b: Words, [at least steps, columns].
-        c: float32, [rows, columns].
+        b: Words, [at least steps, columns]: float32, of bfloat16 uint32, of int16 int32.
+        c: float32, or int32 if b is; [rows, columns].
         n_rows: Rows of C.
         width: Columns of C.
         steps: Words of a row of A.
@@ -190,12 +210,12 @@ def multiply(a: Any, b: Any, c: Any, n_rows: Any, width: Any, steps: Any, add: A
             of_a, of_b = a.ctypes.data + row * a.strides[0], b.ctypes.data + column * _BYTES
             of_c = c.ctypes.data + row * c.strides[0] + column * _BYTES
             places = of_a, a.strides[0], of_b, b.strides[0], of_c, c.strides[0], steps
-            _tile(b[0, 0], places, add)  # type: ignore[call-arg]
+            _tile(b[0, 0], places, add)
 
 
 @njit(**PART)
 def transpose(x: Any, column: Any, out: Any) -> None:
-    """16 columns of x from one on, which are the rows of out; rows of x are a multiple of 16."""
+    """`LANES` columns of x from one on, which are the rows of out; x has whole times that rows."""
     for row in range(0, len(x), LANES):
         of_x = x.ctypes.data + row * x.strides[0] + column * _BYTES
         places = of_x, x.strides[0], out.ctypes.data + row * _BYTES, out.strides[0]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 COST, FIRST_Q, N_Q, FIRST_P, N_P, SHARED, GROUP = range(7)  # columns of a table of runs
 TAKEN = 4 * ROWS  # rows of queries at a time, at most
+_PART = 64  # rows of words that are summed for all before the next are
 _AHEAD = 8  # rows of keys and values that are asked for before they are read
 
 
@@ -157,8 +158,8 @@ def hold_rows(out: Any, x: Any, path: Any, first: Any) -> None:
 def weigh(weights: Any, rows_pd: Any, sums: Any, n: Any, words: Any) -> None:
     """Sums of rows times the weights of n rows; a part of them for all, then the next."""
     per = per_word(rows_pd[0, 0])
-    for w in range(0, words, COLUMNS):
-        part, steps = weights[:, w * per :], min(COLUMNS, words - w)
+    for w in range(0, words, _PART):
+        part, steps = weights[:, w * per :], min(_PART, words - w)
         multiply(part, rows_pd[w:], sums, n, sums.shape[1], steps, w > 0)
 
 
