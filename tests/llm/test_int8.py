@@ -124,7 +124,7 @@ def test_products_of_shorts_are_exact(dtype, n, i, o):
     signed = torch.randint(-128, 128, (o, i), dtype=torch.int8, generator=generator)
     whole[0, 0], signed[:2] = 255, torch.tensor([[127], [-128]], dtype=torch.int8)  # largest sums
     steps = torch.rand(o, generator=generator)
-    found = KERNELS.product(whole, KERNELS.packed(signed), steps, dtype)
+    found = KERNELS.product(whole, *KERNELS.packed(signed), steps, dtype)
     sums = (whole.long() - 128) @ signed.long().T
     assert torch.equal(found, (sums.float() * steps).to(dtype))
 

@@ -1,6 +1,6 @@
 """Attention over a `Tree`, through transformers' attention interface.
 
-On a GPU that is FlexAttention (`tallrec.llm.flex`), on a CPU with AVX-512 a compiled loop
+On a GPU that is FlexAttention (`tallrec.llm.flex`), on a CPU with AVX2 a compiled loop
 (`tallrec.llm.kernels.tree_attention`). Elsewhere the scores of a block are batched matrix products
 (`tallrec.llm.block_rows`). Gradients compute them again; nothing of their size is stored.
 """

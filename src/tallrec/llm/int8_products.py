@@ -39,14 +39,14 @@ class Weight:
         versions: Torch's numbers of their changes.
         packed: Rotated and rounded.
         steps_o: The size of each row's steps; over 64, as both sides of a product are rotated.
-        zeros_o: What stands for 0.
+        less_o: What is to be taken off an output's sums, besides what the rows say.
     """
 
     of: list[Tensor]
     versions: list[int]
     packed: Tensor
     steps_o: Tensor
-    zeros_o: Tensor
+    less_o: Tensor
 
     @classmethod
     def made(cls, weight_oi: Tensor, of: Sequence[Tensor]) -> Weight:
@@ -56,11 +56,11 @@ class Weight:
         signed_oi = (whole_oi ^ _ZERO).view(torch.int8)
         if multiplies_bytes():
             packed = torch.ops.onednn.qlinear_prepack(signed_oi, None)
+            less_o = torch.zeros(len(weight_oi), dtype=torch.int64)
         else:
-            packed = kernels.packed(signed_oi)
-        zeros_o = torch.zeros(len(weight_oi), dtype=torch.int64)
+            packed, less_o = kernels.packed(signed_oi)
         steps_o = steps_o1.flatten() / ROTATED
-        return cls([w.data for w in of], [w._version for w in of], packed, steps_o, zeros_o)
+        return cls([w.data for w in of], [w._version for w in of], packed, steps_o, less_o)
 
     def is_of(self, weights: Sequence[Tensor]) -> bool:
         """Whether these are the weights, unchanged."""
@@ -71,9 +71,10 @@ class Weight:
         """y_no of rounded x_ni, each row yet to be scaled by the size of its steps."""
         y: Tensor
         if not multiplies_bytes():
-            y = kernels_of(self.steps_o).product(whole, self.packed, self.steps_o, dtype)
+            kernels = kernels_of(self.steps_o)
+            y = kernels.product(whole, self.packed, self.less_o, self.steps_o, dtype)
             return y
-        scales = 1.0, _ZERO, self.packed, self.steps_o, self.zeros_o
+        scales = 1.0, _ZERO, self.packed, self.steps_o, self.less_o
         after: Any = "none", [], ""
         y = torch.ops.onednn.qlinear_pointwise(whole, *scales, None, 1.0, 0, dtype, *after)
         return y

@@ -13,10 +13,10 @@ from tallrec.llm.kernels.layers import (
     rotated,
 )
 from tallrec.llm.kernels.lora import COLUMNS, adapted_, adapted_backward, drawn, without
-from tallrec.llm.kernels.products import packed, product
+from tallrec.llm.kernels.products import in_shorts, packed, product
 from tallrec.llm.kernels.projected import Stacked, projected
 from tallrec.llm.kernels.projected_slopes import projected_backward
-from tallrec.llm.kernels.tiles import in_shorts, in_tiles
+from tallrec.llm.kernels.tiles import in_tiles
 from tallrec.llm.kernels.tree_attention import attend, attends
 from tallrec.llm.kernels.tree_slopes import attend_backward
 from tallrec.llm.kernels.whole_layers import (

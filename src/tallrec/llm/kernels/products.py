@@ -1,7 +1,12 @@
 """Products of eight bits where the processor has no instructions for them, but for pairs of int16.
 
 There torch's own is slow, or wrong: two products of eight bits overflow 16. Here numbers are
-widened to 16 bits in the first cache, where sums of two products are exact in 32.
+widened to 16 bits in the first cache, where sums of two products are exact in 32. Of these there
+are half as many as of pairs, which leaves more of a core's ports busy (Winograd, 1968):
+
+    x_0 w_0 + x_1 w_1 = (x_0 + w_1) (x_1 + w_0) - x_0 x_1 - w_0 w_1
+
+What is taken off at the end is a sum of a row's own numbers, and one of an output's own.
 """
 
 from __future__ import annotations
@@ -10,83 +15,145 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 from torch import Tensor
 
 from tallrec.llm.kernels.arithmetic import narrow
 from tallrec.llm.kernels.int8 import BYTE, ZERO
 from tallrec.llm.kernels.native import FLOAT, INT, LOOP, by_dtype, compiled, rows, run, share
-from tallrec.llm.kernels.tiles import COLUMNS, tile_of
+from tallrec.llm.kernels.tiles import COLUMNS, IS_LONG, LANES, ROWS, VECTORS, call, can, spread, up
 
-_TALL = 6  # rows of a tile
-_ROWS = 16 * _TALL  # that a part of the weights is widened for
-_WORDS = 5120 // COLUMNS  # of a row that are multiplied at a time; the part fits a first cache
-_SHORT, _BYTES = np.int16, 4
-_OF_ROW, _OF_WORDS = (_WORDS + 16) * _BYTES, COLUMNS * _BYTES  # known, they cost no instructions
+_SOME = 24 * ROWS  # rows that a part of the weights is widened for
+_MOST = 5120 // COLUMNS  # words of a row that are multiplied at a time: they fit a first cache
+_SHORT, _BYTES = np.int16, 4  # of a word, which is two of int16
+_WIDTH = 64  # outputs whose sums wait for being written
+_OF_X, _OF_W, _OF_SUMS = (_BYTES * n for n in (_MOST + 16, COLUMNS, _WIDTH))  # from row to row
 
-_tile = tile_of(_TALL)
+_LONG, _WORD = ir.IntType(64), ir.IntType(32)
+_WORDS, _SHORTS = ir.VectorType(_WORD, LANES), ir.VectorType(ir.IntType(16), 2 * LANES)
+_ADD_PRODUCTS = "llvm.x86.avx512.pmaddw.d.512" if IS_LONG else "llvm.x86.avx2.pmadd.wd"
 
 
-def packed(signed_oi: Tensor) -> Tensor:
+def in_shorts() -> bool:
+    """Whether the processor has products of pairs of int16."""
+    return can("avx512bw") if IS_LONG else can("avx2")
+
+
+@intrinsic
+def _tile(_context: Any, places: Any, add: Any) -> Any:
+    """Sums of `ROWS` rows and `COLUMNS` outputs.
+
+    Args:
+        places: Where x, weights and sums are, and how many pairs of words are to be summed.
+        add: Whether to what the sums are.
+    """
+    vectors = [v * LANES * _BYTES for v in range(VECTORS)]
+
+    def code(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        of_x, of_w, of_sums, n_pairs = cgutils.unpack_tuple(builder, arguments[0])
+
+        def at(address: Any, offset: int, kind: Any) -> Any:
+            address = builder.add(address, _LONG(offset))
+            return builder.inttoptr(address, kind.as_pointer())
+
+        def load(*of: Any) -> Any:
+            return builder.load(at(*of), align=_BYTES)
+
+        places = [(of_sums, r * _OF_SUMS + v, _WORDS) for r in range(ROWS) for v in vectors]
+        sums = [cgutils.alloca_once_value(builder, ir.Constant(_WORDS, None)) for _ in places]
+        with builder.if_then(arguments[1]):
+            for total, place in zip(sums, places, strict=True):
+                builder.store(load(*place), total)
+        with cgutils.for_range(builder, n_pairs) as loop:
+            x = builder.add(of_x, builder.mul(loop.index, _LONG(2 * _BYTES)))
+            w = builder.add(of_w, builder.mul(loop.index, _LONG(2 * _OF_W)))
+            pairs = [(load(w, _OF_W + v, _SHORTS), load(w, v, _SHORTS)) for v in vectors]
+            totals = iter(sums)
+            for r in range(ROWS):
+                words = (load(x, r * _OF_X + word * _BYTES, _WORD) for word in range(2))
+                spreads = [builder.bitcast(spread(builder, x, _WORDS), _SHORTS) for x in words]
+                for pair in pairs:
+                    factors = [builder.add(*both) for both in zip(spreads, pair, strict=True)]
+                    total = next(totals)
+                    before = builder.load(total)
+                    products = call(builder, _ADD_PRODUCTS, before, *factors)
+                    builder.store(builder.add(before, products), total)
+        for total, place in zip(sums, places, strict=True):
+            builder.store(builder.load(total), at(*place), align=_BYTES)
+        return context.get_dummy_value()
+
+    return types.void(places, add), code
+
+
+def packed(signed_oi: Tensor) -> tuple[Tensor, Tensor]:
     """Weights as `product` reads them: pairs of inputs side by side, a tile's outputs together.
 
     Args:
         signed_oi: int8; both widths are multiples of 64.
 
     Returns:
-        int8 [o / c * i / 2, 2 c], of tiles of c columns.
+        int8 [o / c * i / 2, 2 c], of tiles of c columns; what is to be taken off sums, int32 [o].
     """
     o, i = signed_oi.shape
+    one, other = signed_oi.view(o, i // 4, 2, 2).int().unbind(2)
     tiles = signed_oi.view(o // COLUMNS, COLUMNS, i // 2, 2).transpose(1, 2)
-    return tiles.reshape(-1, 2 * COLUMNS)
+    return tiles.reshape(-1, 2 * COLUMNS), (one * other).sum((1, 2), dtype=torch.int32)
 
 
 @njit(**LOOP)
-def _widen(x: Any, out: Any, n_words: Any) -> None:
-    """Rows of bytes as int16, of which each n words are a part."""
-    for r in range(len(x)):
-        for part in range(len(out)):
-            x_i, out_i = x[r, 2 * part * n_words : 2 * (part + 1) * n_words], out[part, r]
-            for j in range(len(x_i)):
-                out_i[j] = _SHORT(_SHORT(x_i[j]) - _SHORT(ZERO))
+def _widen(x: Any, out: Any, n_words: Any) -> Any:
+    """A row of bytes as int16, each n words a part; gives what is to be taken off its sums."""
+    excess = INT(0)
+    for part in range(len(out)):
+        x_i, out_i = x[2 * part * n_words : 2 * (part + 1) * n_words], out[part]
+        for j in range(len(x_i)):
+            out_i[j] = _SHORT(_SHORT(x_i[j]) - _SHORT(ZERO))
+        for j in range(0, len(x_i), 4):
+            excess += INT(INT(out_i[j]) * INT(out_i[j + 2]))
+            excess += INT(INT(out_i[j + 1]) * INT(out_i[j + 3]))
+    return excess
 
 
 @njit(**LOOP)
 def _multiply(some: Any, weights: Any, part: Any, sums: Any, n: Any, add: Any) -> None:
-    """Sums of n rows times a tile's columns."""
-    for w in range(len(weights)):
-        part_w, weights_w = part[w], weights[w]
-        for j in range(len(weights_w)):
-            part_w[j] = weights_w[j]
-    for r in range(0, n, _TALL):
-        of_a, of_c = some.ctypes.data + r * _OF_ROW, sums.ctypes.data + r * _OF_WORDS
-        places = of_a, _OF_ROW, part.ctypes.data, _OF_WORDS, of_c, _OF_WORDS, len(weights)
-        _tile(sums[0, 0], places, add)
+    """Sums of n rows and a tile's outputs."""
+    for j in range(len(weights)):
+        part[j] = weights[j]
+    for r in range(0, n, ROWS):
+        of_x, of_sums = some.ctypes.data + r * _OF_X, sums.ctypes.data + r * _OF_SUMS
+        places = of_x, part.ctypes.data, of_sums, len(weights) // (4 * COLUMNS)
+        _tile(places, add)  # type: ignore[call-arg]
 
 
 @njit(**LOOP)
 def _product(job: Any, dtype: Any) -> None:
-    y, x = rows(job, 0, dtype), rows(job, 1, BYTE)
-    weights, steps = rows(job, 2, np.int8), rows(job, 3, FLOAT)[0]
+    y, x, weights = rows(job, 0, dtype), rows(job, 1, BYTE), rows(job, 2, np.int8).reshape(-1)
+    steps, excess_o = rows(job, 3, FLOAT)[0], rows(job, 4, INT)[0]
     words = x.shape[1] // 2
-    n_parts = (words + _WORDS - 1) // _WORDS
-    n_words = (words + n_parts - 1) // n_parts
-    some, sums = np.zeros((n_parts, _ROWS, _OF_ROW // 2), _SHORT), np.zeros((_ROWS, COLUMNS), INT)
-    part = np.zeros((_WORDS, 2 * COLUMNS), _SHORT)
+    n_parts = (words + _MOST - 1) // _MOST
+    n_words = up((words + n_parts - 1) // n_parts, 2)
+    some, excess = np.zeros((n_parts, _SOME, _OF_X // 2), _SHORT), np.zeros(_SOME, INT)
+    part, sums = np.zeros(_MOST * 2 * COLUMNS, _SHORT), np.zeros((_SOME, _WIDTH), INT)
     start, stop = share(job[0])
-    for first in range(start, stop, _ROWS):
-        n = min(_ROWS, stop - first)
-        _widen(x[first : first + n], some, n_words)
-        for column in range(0, y.shape[1], COLUMNS):
-            for p in range(n_parts):
-                at, to = p * n_words, min(words, (p + 1) * n_words)
-                of = weights[column // COLUMNS * words + at : column // COLUMNS * words + to]
-                _multiply(some[p], of, part, sums, n, p > 0)
+    for first in range(start, stop, _SOME):
+        n = min(_SOME, stop - first)
+        for r in range(n):
+            excess[r] = _widen(x[first + r], some[:, r], n_words)
+        for o in range(0, y.shape[1], _WIDTH):
+            for column in range(0, _WIDTH, COLUMNS):
+                of = weights[2 * (o + column) * words : 2 * (o + column + COLUMNS) * words]
+                for p in range(n_parts):
+                    at, to = 2 * COLUMNS * p * n_words, 2 * COLUMNS * (p + 1) * n_words
+                    _multiply(some[p], of[at:to], part, sums[:, column:], n, p > 0)
+            steps_o, less_o = steps[o : o + _WIDTH], excess_o[o : o + _WIDTH]
             for r in range(n):
-                y_o, sum_o = y[first + r, column : column + COLUMNS], sums[r]
-                steps_o = steps[column : column + COLUMNS]
-                for j in range(COLUMNS):
-                    y_o[j] = narrow(FLOAT(sum_o[j]) * steps_o[j], y_o[j])
+                y_o, sum_o, less = y[first + r, o : o + _WIDTH], sums[r], excess[r]
+                for j in range(_WIDTH):
+                    whole = INT(INT(sum_o[j] - less) - less_o[j])
+                    y_o[j] = narrow(FLOAT(whole) * steps_o[j], y_o[j])
 
 
 @compiled
@@ -94,15 +161,18 @@ def _product_loop(job: Any) -> None:
     by_dtype(_product, job)
 
 
-def product(whole: Tensor, weights: Tensor, steps_o: Tensor, dtype: torch.dtype) -> Tensor:
+def product(
+    whole: Tensor, weights: Tensor, excess_o: Tensor, steps_o: Tensor, dtype: torch.dtype
+) -> Tensor:
     """y_no of rows and weights that are rounded, each output times the size of its steps.
 
     Args:
         whole: uint8 [.., i], 128 for 0.
         weights: As `packed` gives them.
+        excess_o: As well.
         steps_o: float32.
         dtype: Of what comes out.
     """
     y = torch.empty(*whole.shape[:-1], len(steps_o), dtype=dtype)
-    run(_product_loop, y, whole, weights, steps_o.view(1, -1))
+    run(_product_loop, y, whole, weights, steps_o.view(1, -1), excess_o.view(1, -1))
     return y

@@ -1,8 +1,8 @@
 """Products of small matrices inside compiled loops, on the vectors of a core.
 
-A product is C (+)= A B, of words: a float32 is one, and so are two numbers that are added up, of
-bfloat16, whose sums are float32, or of int16, whose sums are int32. A row of A is a row of words
-that is read one by one, a row of B is `COLUMNS` of them or more that are read as vectors.
+A product is C (+)= A B in float32, of words: a float32 is one, in bfloat16 two numbers that are
+added up are. A row of A is a row of words that is read one by one, a row of B is `COLUMNS` of them
+or more that are read as vectors.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from tallrec.llm.kernels.native import (
 from tallrec.llm.processor import multiplies_bfloat16_fast
 
 
-def _can(*features: str) -> bool:
+def can(*features: str) -> bool:
     """Whether loops are compiled for a processor with features, by LLVM's names."""
     if config.CPU_NAME or config.CPU_FEATURES:  # type: ignore[attr-defined] # for another one
         return False
     return all(llvm.get_host_cpu_features().get(feature) for feature in features)
 
 
-_IS_LONG = _can("avx512f")
-LANES, _VECTORS = (16, 4) if _IS_LONG else (8, 2)
-ROWS, COLUMNS = 4, LANES * _VECTORS  # of C that are computed at once, in half of all vectors
+IS_LONG = can("avx512f")
+LANES, VECTORS = (16, 4) if IS_LONG else (8, 2)
+ROWS, COLUMNS = 4, LANES * VECTORS  # of C that are computed at once, in half of all vectors
 _BYTES = 4  # of a word
 
 
@@ -59,75 +59,66 @@ class _BFloat(ir.Type):  # type: ignore[misc]
 
 _LONG, _WORD, _FLOAT = ir.IntType(64), ir.IntType(32), ir.FloatType()
 _FLOATS, _WORDS = ir.VectorType(_FLOAT, LANES), ir.VectorType(_WORD, LANES)
-_BFLOATS, _SHORTS = (ir.VectorType(number, 2 * LANES) for number in (_BFloat(), ir.IntType(16)))
-_ADD_SHORTS = "llvm.x86.avx512.pmaddw.d.512" if _IS_LONG else "llvm.x86.avx2.pmadd.wd"
+_BFLOATS = ir.VectorType(_BFloat(), 2 * LANES)
+
+
+def call(builder: Any, name: str, like: Any, *values: Any) -> Any:
+    """What a function of LLVM's gives for some values, of the type of like."""
+    kind = ir.FunctionType(like.type, [value.type for value in values])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), values)
 
 
 def _add_products(builder: Any, total: Any, one: Any, other: Any) -> Any:
-    """Total and the products of two vectors of words."""
-
-    def call(name: str, *values: Any) -> Any:
-        kind = ir.FunctionType(total.type, [value.type for value in values])
-        return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), values)
-
+    """Total and the products of two vectors of words, float32 or pairs of bfloat16."""
     if one.type == _FLOATS:
-        return call(f"llvm.fma.v{LANES}f32", one, other, total)
-    pair_of = _BFLOATS if total.type == _FLOATS else _SHORTS
-    pairs = [builder.bitcast(x, pair_of) for x in (one, other)]
-    if pair_of == _SHORTS:
-        return builder.add(total, call(_ADD_SHORTS, *pairs))
-    return call("llvm.x86.avx512bf16.dpbf16ps.512", total, *pairs)
+        return call(builder, f"llvm.fma.v{LANES}f32", total, one, other, total)
+    pairs = [builder.bitcast(x, _BFLOATS) for x in (one, other)]
+    return call(builder, "llvm.x86.avx512bf16.dpbf16ps.512", total, total, *pairs)
 
 
-def tile_of(n_rows: int) -> Any:
-    """A compiled function of like, places, add: some rows of C (+)= A B, of `COLUMNS` numbers.
+@intrinsic
+def _tile(_context: Any, like: Any, places: Any, add: Any) -> Any:
+    """C (+)= A B.
 
-    Of like, a word of B: float32, of bfloat16 uint32, of int16 int32. Of places, the addresses of
-    A, B and C, each with the bytes from row to row, and A's columns. Of add, whether to what C is.
+    Args:
+        like: A word.
+        places: The addresses of A, B and C, each with the bytes from row to row, and A's columns.
+        add: Whether to what C is.
     """
+    word, words = (_FLOAT, _FLOATS) if isinstance(like, types.Float) else (_WORD, _WORDS)
+    vectors = [_LONG(v * LANES * _BYTES) for v in range(VECTORS)]
 
-    @intrinsic
-    def tile(_context: Any, like: Any, places: Any, add: Any) -> Any:
-        word, words = (_FLOAT, _FLOATS) if isinstance(like, types.Float) else (_WORD, _WORDS)
-        sums_of = _WORDS if like == types.int32 else _FLOATS
-        vectors = [_LONG(v * LANES * _BYTES) for v in range(_VECTORS)]
+    def code(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        a, b, c = (cgutils.unpack_tuple(builder, arguments[1])[i : i + 2] for i in (0, 2, 4))
+        steps = cgutils.unpack_tuple(builder, arguments[1])[6]
 
-        def code(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-            a, b, c = (cgutils.unpack_tuple(builder, arguments[1])[i : i + 2] for i in (0, 2, 4))
-            steps = cgutils.unpack_tuple(builder, arguments[1])[6]
+        def at(place: Any, row: Any, offset: Any, kind: Any) -> Any:
+            address = builder.add(builder.add(place[0], builder.mul(place[1], row)), offset)
+            return builder.inttoptr(address, kind.as_pointer())
 
-            def at(place: Any, row: Any, offset: Any, kind: Any) -> Any:
-                address = builder.add(builder.add(place[0], builder.mul(place[1], row)), offset)
-                return builder.inttoptr(address, kind.as_pointer())
+        def load(*of: Any) -> Any:
+            return builder.load(at(*of), align=_BYTES)
 
-            def load(*of: Any) -> Any:
-                return builder.load(at(*of), align=_BYTES)
-
-            zero, rows = ir.Constant(sums_of, None), [_LONG(r) for r in range(n_rows)]
-            of_c = [(c, row, vector, sums_of) for row in rows for vector in vectors]
-            sums = [cgutils.alloca_once_value(builder, zero) for _ in of_c]
-            with builder.if_then(arguments[2]):
-                for total, place in zip(sums, of_c, strict=True):
-                    builder.store(load(*place), total)
-            with cgutils.for_range(builder, steps) as loop:
-                column = builder.mul(loop.index, _LONG(_BYTES))
-                b_v = [load(b, loop.index, vector, words) for vector in vectors]
-                a_r = [_spread(builder, load(a, row, column, word), words) for row in rows]
-                for total, (one, other) in zip(sums, product(a_r, b_v), strict=True):
-                    builder.store(_add_products(builder, builder.load(total), one, other), total)
+        zero = ir.Constant(_FLOATS, None)
+        of_c = [(c, _LONG(r), vector, _FLOATS) for r in range(ROWS) for vector in vectors]
+        sums = [cgutils.alloca_once_value(builder, zero) for _ in of_c]
+        with builder.if_then(arguments[2]):
             for total, place in zip(sums, of_c, strict=True):
-                builder.store(builder.load(total), at(*place), align=_BYTES)
-            return context.get_dummy_value()
+                builder.store(load(*place), total)
+        with cgutils.for_range(builder, steps) as loop:
+            column = builder.mul(loop.index, _LONG(_BYTES))
+            b_v = [load(b, loop.index, vector, words) for vector in vectors]
+            a_r = [spread(builder, load(a, _LONG(r), column, word), words) for r in range(ROWS)]
+            for total, (one, other) in zip(sums, product(a_r, b_v), strict=True):
+                builder.store(_add_products(builder, builder.load(total), one, other), total)
+        for total, place in zip(sums, of_c, strict=True):
+            builder.store(builder.load(total), at(*place), align=_BYTES)
+        return context.get_dummy_value()
 
-        return types.void(like, places, add), code
-
-    return tile
+    return types.void(like, places, add), code
 
 
-_tile = tile_of(ROWS)
-
-
-def _spread(builder: Any, word: Any, words: Any) -> Any:
+def spread(builder: Any, word: Any, words: Any) -> Any:
     """A vector of one word."""
     nothing = ir.Constant(words, ir.Undefined)
     first = builder.insert_element(nothing, word, _WORD(0))
@@ -167,18 +158,13 @@ def _transpose(_context: Any, places: Any) -> Any:
     return types.void(places), code
 
 
-_HAS_PAIRS, _HAS_AMX = _can("avx512bf16"), _can("amx-bf16")
+_HAS_PAIRS, _HAS_AMX = can("avx512bf16"), can("amx-bf16")
 
 
 def in_tiles(dtype: torch.dtype) -> bool:
     """Whether products of a dtype are quick here: AMX's, which torch has, are larger."""
-    has_tiles = _IS_LONG or _can("avx2", "fma")
+    has_tiles = IS_LONG or can("avx2", "fma")
     return has_tiles and not (_HAS_AMX and dtype == torch.bfloat16)
-
-
-def in_shorts() -> bool:
-    """Whether there are products of pairs of int16."""
-    return _can("avx512bw") if _IS_LONG else _can("avx2")
 
 
 def in_floats(dtype: torch.dtype) -> bool:
@@ -198,8 +184,8 @@ def multiply(a: Any, b: Any, c: Any, n_rows: Any, width: Any, steps: Any, add: A
 
     Args:
         a: Numbers or words, [rows, at least steps words].
-        b: Words, [at least steps, columns]: float32, of bfloat16 uint32, of int16 int32.
-        c: float32, or int32 if b is; [rows, columns].
+        b: Words, [at least steps, columns].
+        c: float32, [rows, columns].
         n_rows: Rows of C.
         width: Columns of C.
         steps: Words of a row of A.
@@ -210,7 +196,7 @@ def multiply(a: Any, b: Any, c: Any, n_rows: Any, width: Any, steps: Any, add: A
             of_a, of_b = a.ctypes.data + row * a.strides[0], b.ctypes.data + column * _BYTES
             of_c = c.ctypes.data + row * c.strides[0] + column * _BYTES
             places = of_a, a.strides[0], of_b, b.strides[0], of_c, c.strides[0], steps
-            _tile(b[0, 0], places, add)
+            _tile(b[0, 0], places, add)  # type: ignore[call-arg]
 
 
 @njit(**PART)
