@@ -121,11 +121,11 @@ def test_gates_are_rounded_as_they_would_be_in_float32(dtype, n, width):
 def test_products_of_shorts_are_exact(dtype, n, i, o):
     generator = torch.Generator().manual_seed(n)
     whole = torch.randint(0, 256, (2, n, i), dtype=torch.uint8, generator=generator)
-    signed = torch.randint(-128, 128, (o, i), dtype=torch.int8, generator=generator)
-    whole[0, 0], signed[:2] = 255, torch.tensor([[127], [-128]], dtype=torch.int8)  # largest sums
+    weights = torch.randint(0, 256, (o, i), dtype=torch.uint8, generator=generator)
+    whole[0, 0], weights[0], weights[1] = 255, 255, 0  # the largest sums
     steps = torch.rand(o, generator=generator)
-    found = KERNELS.product(whole, *KERNELS.packed(signed), steps, dtype)
-    sums = (whole.long() - 128) @ signed.long().T
+    found = KERNELS.product(whole, *KERNELS.packed(weights), steps, dtype)
+    sums = (whole.long() - 128) @ (weights.long() - 128).T
     assert torch.equal(found, (sums.float() * steps).to(dtype))
 
 

@@ -53,12 +53,12 @@ class Weight:
         """Rounds the rows of a matrix that is made of some weights."""
         kernels = kernels_of(weight_oi)
         whole_oi, steps_o1 = kernels.rounded(weight_oi)
-        signed_oi = (whole_oi ^ _ZERO).view(torch.int8)
         if multiplies_bytes():
+            signed_oi = (whole_oi ^ _ZERO).view(torch.int8)
             packed = torch.ops.onednn.qlinear_prepack(signed_oi, None)
             less_o = torch.zeros(len(weight_oi), dtype=torch.int64)
         else:
-            packed, less_o = kernels.packed(signed_oi)
+            packed, less_o = kernels.packed(whole_oi)
         steps_o = steps_o1.flatten() / ROTATED
         return cls([w.data for w in of], [w._version for w in of], packed, steps_o, less_o)
 

@@ -88,33 +88,49 @@ def _tile(_context: Any, places: Any, add: Any) -> Any:
     return types.void(places, add), code
 
 
-def packed(signed_oi: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights as `product` reads them: pairs of inputs side by side, a tile's outputs together.
-
-    Args:
-        signed_oi: int8; both widths are multiples of 64.
-
-    Returns:
-        int8 [o / c * i / 2, 2 c], of tiles of c columns; what is to be taken off sums, int32 [o].
-    """
-    o, i = signed_oi.shape
-    one, other = signed_oi.view(o, i // 4, 2, 2).int().unbind(2)
-    tiles = signed_oi.view(o // COLUMNS, COLUMNS, i // 2, 2).transpose(1, 2)
-    return tiles.reshape(-1, 2 * COLUMNS), (one * other).sum((1, 2), dtype=torch.int32)
+@njit(**LOOP)
+def _widen(x_i: Any, out_i: Any) -> Any:
+    """Bytes as int16; gives what is to be taken off their sums."""
+    excess = INT(0)
+    for j in range(len(x_i)):
+        out_i[j] = _SHORT(_SHORT(x_i[j]) - _SHORT(ZERO))
+    for j in range(0, len(x_i), 4):
+        excess += INT(INT(out_i[j]) * INT(out_i[j + 2]))
+        excess += INT(INT(out_i[j + 1]) * INT(out_i[j + 3]))
+    return excess
 
 
 @njit(**LOOP)
-def _widen(x: Any, out: Any, n_words: Any) -> Any:
-    """A row of bytes as int16, each n words a part; gives what is to be taken off its sums."""
-    excess = INT(0)
-    for part in range(len(out)):
-        x_i, out_i = x[2 * part * n_words : 2 * (part + 1) * n_words], out[part]
-        for j in range(len(x_i)):
-            out_i[j] = _SHORT(_SHORT(x_i[j]) - _SHORT(ZERO))
-        for j in range(0, len(x_i), 4):
-            excess += INT(INT(out_i[j]) * INT(out_i[j + 2]))
-            excess += INT(INT(out_i[j + 1]) * INT(out_i[j + 3]))
-    return excess
+def _pack(job: Any, _dtype: Any) -> None:
+    whole, out, excess = rows(job, 0, BYTE), rows(job, 1, np.int8), rows(job, 2, INT)
+    row, words = np.zeros(whole.shape[1], _SHORT), whole.shape[1] // 2
+    start, stop = share(job[0])
+    for o in range(start, stop):
+        excess[o, 0] = _widen(whole[o], row)
+        tile, column = out[o // COLUMNS * words :], o % COLUMNS * 2
+        for w in range(words):
+            tile[w, column], tile[w, column + 1] = row[2 * w], row[2 * w + 1]
+
+
+@compiled
+def _pack_loop(job: Any) -> None:
+    by_dtype(_pack, job)
+
+
+def packed(whole_oi: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights as `product` reads them: pairs of inputs side by side, a tile's outputs together.
+
+    Args:
+        whole_oi: uint8, 128 for 0; both widths are multiples of 64.
+
+    Returns:
+        int8 [o / c * i / 2, 2 c], of tiles of c columns; int32 [o, 1], to be taken off sums.
+    """
+    o, i = whole_oi.shape
+    out = torch.empty(o // COLUMNS * i // 2, 2 * COLUMNS, dtype=torch.int8)
+    excess = torch.empty(o, 1, dtype=torch.int32)
+    run(_pack_loop, whole_oi, out, excess)
+    return out, excess
 
 
 @njit(**LOOP)
@@ -141,7 +157,10 @@ def _product(job: Any, dtype: Any) -> None:
     for first in range(start, stop, _SOME):
         n = min(_SOME, stop - first)
         for r in range(n):
-            excess[r] = _widen(x[first + r], some[:, r], n_words)
+            excess[r] = INT(0)
+            for p in range(n_parts):
+                of_x = x[first + r, 2 * p * n_words : 2 * (p + 1) * n_words]
+                excess[r] += _widen(of_x, some[p, r])
         for o in range(0, y.shape[1], _WIDTH):
             for column in range(0, _WIDTH, COLUMNS):
                 of = weights[2 * (o + column) * words : 2 * (o + column + COLUMNS) * words]
