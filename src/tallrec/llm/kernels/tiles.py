@@ -158,13 +158,13 @@ def _transpose(_context: Any, places: Any) -> Any:
     return types.void(places), code
 
 
+_HAS_TILES = IS_LONG or can("avx2", "fma")
 _HAS_PAIRS, _HAS_AMX = can("avx512bf16"), can("amx-bf16")
 
 
 def in_tiles(dtype: torch.dtype) -> bool:
     """Whether products of a dtype are quick here: AMX's, which torch has, are larger."""
-    has_tiles = IS_LONG or can("avx2", "fma")
-    return has_tiles and not (_HAS_AMX and dtype == torch.bfloat16)
+    return _HAS_TILES and not (_HAS_AMX and dtype == torch.bfloat16)
 
 
 def in_floats(dtype: torch.dtype) -> bool:
