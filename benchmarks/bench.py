@@ -273,7 +273,10 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    chosen = [TASKS[name] for name in options.tasks.split(",")]
+    names = options.tasks.split(",")
+    if unknown := [name for name in names if name not in TASKS]:
+        parser.error(f"no task {', '.join(unknown)}: choose of {', '.join(TASKS)}")
+    chosen = [TASKS[name] for name in names]
     found: list[dict] = json.loads(options.out.read_text()) if options.out.exists() else []
 
     def is_of(result: dict, *tasks: Task) -> bool:
