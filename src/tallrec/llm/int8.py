@@ -241,7 +241,7 @@ def _lacks(dtype: torch.dtype) -> str:
     kernels = kernels_for(torch.empty(0, dtype=dtype))
     if kernels is None:
         return f"there are no compiled loops for {dtype} on this system"
-    if not (multiplies_bytes() or kernels.in_shorts()):
+    if not (multiplies_bytes() or kernels.short_products.in_shorts()):
         return "the processor has no instructions for them (VNNI, or AVX2 for pairs of int16)"
     return "" if works() else "the processor gives other results"
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from types import ModuleType
 from typing import Any, TypeAlias, cast
 from weakref import WeakKeyDictionary
 
@@ -28,15 +29,22 @@ _ZERO = 128  # of activations, which are unsigned
 Pair: TypeAlias = "tuple[Weight, Weight]"  # of gate and up together, and of down
 
 
+def _loops() -> ModuleType | None:
+    """Compiled products where they are quicker than torch's, or right and torch's are not."""
+    kernels = kernels_of(torch.empty(0))
+    if kernels.byte_products.in_bytes():
+        return cast("ModuleType", kernels.byte_products)
+    return None if multiplies_bytes() else cast("ModuleType", kernels.short_products)
+
+
 @dataclass(frozen=True)
 class Weight:
     """A layer's weights, or those of several, as a product of eight bits wants them.
 
-    Torch's, or, where the processor has no instructions for it, that of `tallrec.llm.kernels`.
-
     Attributes:
         of: The weights.
         versions: Torch's numbers of their changes.
+        loops: Whose product: of compiled loops, or torch's (None).
         packed: Rotated and rounded.
         steps_o: The size of each row's steps; over 64, as both sides of a product are rotated.
         less_o: What is to be taken off an output's sums, besides what the rows say.
@@ -44,6 +52,7 @@ class Weight:
 
     of: list[Tensor]
     versions: list[int]
+    loops: ModuleType | None
     packed: Tensor
     steps_o: Tensor
     less_o: Tensor
@@ -51,16 +60,15 @@ class Weight:
     @classmethod
     def made(cls, weight_oi: Tensor, of: Sequence[Tensor]) -> Weight:
         """Rounds the rows of a matrix that is made of some weights."""
-        kernels = kernels_of(weight_oi)
-        whole_oi, steps_o1 = kernels.rounded(weight_oi)
-        if multiplies_bytes():
+        loops, (whole_oi, steps_o1) = _loops(), kernels_of(weight_oi).rounded(weight_oi)
+        if loops:
+            packed, less_o = loops.packed(whole_oi)
+        else:
             signed_oi = (whole_oi ^ _ZERO).view(torch.int8)
             packed = torch.ops.onednn.qlinear_prepack(signed_oi, None)
             less_o = torch.zeros(len(weight_oi), dtype=torch.int64)
-        else:
-            packed, less_o = kernels.packed(whole_oi)
         steps_o = steps_o1.flatten() / ROTATED
-        return cls([w.data for w in of], [w._version for w in of], packed, steps_o, less_o)
+        return cls([w.data for w in of], [w._version for w in of], loops, packed, steps_o, less_o)
 
     def is_of(self, weights: Sequence[Tensor]) -> bool:
         """Whether these are the weights, unchanged."""
@@ -70,9 +78,8 @@ class Weight:
     def product(self, whole: Tensor, dtype: torch.dtype) -> Tensor:
         """y_no of rounded x_ni, each row yet to be scaled by the size of its steps."""
         y: Tensor
-        if not multiplies_bytes():
-            kernels = kernels_of(self.steps_o)
-            y = kernels.product(whole, self.packed, self.less_o, self.steps_o, dtype)
+        if self.loops:
+            y = self.loops.product(whole, self.packed, self.less_o, self.steps_o, dtype)
             return y
         scales = 1.0, _ZERO, self.packed, self.steps_o, self.less_o
         after: Any = "none", [], ""

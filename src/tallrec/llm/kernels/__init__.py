@@ -3,6 +3,7 @@
 On a CPU, in bfloat16 and float32 (`tallrec.llm.fused` tells); computed in float32 and rounded once.
 """
 
+from tallrec.llm.kernels import byte_products, short_products
 from tallrec.llm.kernels.attention import add_rows_, softmax_, softmax_backward_
 from tallrec.llm.kernels.int8 import gated_backward_rounded, gated_rounded, rounded, scaled_
 from tallrec.llm.kernels.layers import (
@@ -13,7 +14,6 @@ from tallrec.llm.kernels.layers import (
     rotated,
 )
 from tallrec.llm.kernels.lora import COLUMNS, adapted_, adapted_backward, drawn, without
-from tallrec.llm.kernels.products import in_shorts, packed, product
 from tallrec.llm.kernels.projected import Stacked, projected
 from tallrec.llm.kernels.projected_slopes import projected_backward
 from tallrec.llm.kernels.tiles import in_tiles
@@ -39,24 +39,23 @@ __all__ = [
     "attend",
     "attend_backward",
     "attends",
+    "byte_products",
     "drawn",
     "gated",
     "gated_backward",
     "gated_backward_rounded",
     "gated_rounded",
-    "in_shorts",
     "in_tiles",
     "norm",
     "norm_backward",
     "norm_backward_added",
     "norm_rounded",
-    "packed",
-    "product",
     "projected",
     "projected_backward",
     "rotated",
     "rounded",
     "scaled_",
+    "short_products",
     "softmax_",
     "softmax_backward_",
     "without",

@@ -92,12 +92,12 @@ def _tile(_context: Any, like: Any, places: Any, add: Any) -> Any:
         a, b, c = (cgutils.unpack_tuple(builder, arguments[1])[i : i + 2] for i in (0, 2, 4))
         steps = cgutils.unpack_tuple(builder, arguments[1])[6]
 
-        def at(place: Any, row: Any, offset: Any, kind: Any) -> Any:
-            address = builder.add(builder.add(place[0], builder.mul(place[1], row)), offset)
-            return builder.inttoptr(address, kind.as_pointer())
+        def of_row(place: Any, row: Any, offset: Any, kind: Any) -> Any:
+            address = builder.add(place[0], builder.mul(place[1], row))
+            return pointer(builder, address, offset, kind)
 
         def load(*of: Any) -> Any:
-            return builder.load(at(*of), align=_BYTES)
+            return builder.load(of_row(*of), align=_BYTES)
 
         zero = ir.Constant(_FLOATS, None)
         of_c = [(c, _LONG(r), vector, _FLOATS) for r in range(ROWS) for vector in vectors]
@@ -112,10 +112,15 @@ def _tile(_context: Any, like: Any, places: Any, add: Any) -> Any:
             for total, (one, other) in zip(sums, product(a_r, b_v), strict=True):
                 builder.store(_add_products(builder, builder.load(total), one, other), total)
         for total, place in zip(sums, of_c, strict=True):
-            builder.store(builder.load(total), at(*place), align=_BYTES)
+            builder.store(builder.load(total), of_row(*place), align=_BYTES)
         return context.get_dummy_value()
 
     return types.void(like, places, add), code
+
+
+def pointer(builder: Any, address: Any, offset: Any, kind: Any) -> Any:
+    """A pointer to what is some bytes behind an address."""
+    return builder.inttoptr(builder.add(address, offset), kind.as_pointer())
 
 
 def spread(builder: Any, word: Any, words: Any) -> Any:
@@ -136,11 +141,10 @@ def _transpose(_context: Any, places: Any) -> Any:
     def code(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         one, one_row, other, other_row = cgutils.unpack_tuple(builder, arguments[0])
 
-        def at(address: Any, row: Any, r: int) -> Any:
-            address = builder.add(address, builder.mul(row, _LONG(r)))
-            return builder.inttoptr(address, _FLOATS.as_pointer())
+        def of_row(address: Any, row: Any, r: int) -> Any:
+            return pointer(builder, address, builder.mul(row, _LONG(r)), _FLOATS)
 
-        rows = [builder.load(at(one, one_row, r), align=_BYTES) for r in range(LANES)]
+        rows = [builder.load(of_row(one, one_row, r), align=_BYTES) for r in range(LANES)]
         # Squares of this size change places across the diagonal.
         for step in (step for step in (1, 2, 4, 8) if step < LANES):
             for r in (r for r in range(LANES) if not r & step):
@@ -152,7 +156,7 @@ def _transpose(_context: Any, places: Any) -> Any:
                     for lanes in (lower, upper)
                 )
         for r, row in enumerate(rows):
-            builder.store(row, at(other, other_row, r), align=_BYTES)
+            builder.store(row, of_row(other, other_row, r), align=_BYTES)
         return context.get_dummy_value()
 
     return types.void(places), code

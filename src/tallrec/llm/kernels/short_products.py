@@ -24,7 +24,18 @@ from torch import Tensor
 from tallrec.llm.kernels.arithmetic import narrow
 from tallrec.llm.kernels.int8 import BYTE, ZERO
 from tallrec.llm.kernels.native import FLOAT, INT, LOOP, by_dtype, compiled, rows, run, share
-from tallrec.llm.kernels.tiles import COLUMNS, IS_LONG, LANES, ROWS, VECTORS, call, can, spread, up
+from tallrec.llm.kernels.tiles import (
+    COLUMNS,
+    IS_LONG,
+    LANES,
+    ROWS,
+    VECTORS,
+    call,
+    can,
+    pointer,
+    spread,
+    up,
+)
 
 _SOME = 24 * ROWS  # rows that a part of the weights is widened for
 _MOST = 5120 // COLUMNS  # words of a row that are multiplied at a time: they fit a first cache
@@ -55,12 +66,11 @@ def _tile(_context: Any, places: Any, add: Any) -> Any:
     def code(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         of_x, of_w, of_sums, n_pairs = cgutils.unpack_tuple(builder, arguments[0])
 
-        def at(address: Any, offset: int, kind: Any) -> Any:
-            address = builder.add(address, _LONG(offset))
-            return builder.inttoptr(address, kind.as_pointer())
+        def place_of(address: Any, offset: int, kind: Any) -> Any:
+            return pointer(builder, address, _LONG(offset), kind)
 
         def load(*of: Any) -> Any:
-            return builder.load(at(*of), align=_BYTES)
+            return builder.load(place_of(*of), align=_BYTES)
 
         places = [(of_sums, r * _OF_SUMS + v, _WORDS) for r in range(ROWS) for v in vectors]
         sums = [cgutils.alloca_once_value(builder, ir.Constant(_WORDS, None)) for _ in places]
@@ -82,7 +92,7 @@ def _tile(_context: Any, places: Any, add: Any) -> Any:
                     products = call(builder, _ADD_PRODUCTS, before, *factors)
                     builder.store(builder.add(before, products), total)
         for total, place in zip(sums, places, strict=True):
-            builder.store(builder.load(total), at(*place), align=_BYTES)
+            builder.store(builder.load(total), place_of(*place), align=_BYTES)
         return context.get_dummy_value()
 
     return types.void(places, add), code
