@@ -27,8 +27,13 @@ from tests.llm.test_scoring import ANSWERS, random_rows
 KERNELS = kernels_for(torch.zeros(1))
 needs_loops = pytest.mark.skipif(KERNELS is None, reason="torch brings another OpenMP here")
 NO_INT8 = int8._obstacle(tiny_model("llama"))
+BYTES = KERNELS and KERNELS.byte_products
+SHORTS = KERNELS and KERNELS.short_products
+needs_bytes = pytest.mark.skipif(
+    not (BYTES and BYTES.in_bytes()), reason="the processor has no AVX-512 VNNI, or has AMX"
+)
 needs_shorts = pytest.mark.skipif(
-    not (KERNELS and KERNELS.in_shorts()), reason="the processor has no products of pairs of int16"
+    not (SHORTS and SHORTS.in_shorts()), reason="the processor has no products of pairs of int16"
 )
 needs_int8 = pytest.mark.skipif(bool(NO_INT8), reason=f"products of eight bits: {NO_INT8}")
 
@@ -111,36 +116,44 @@ def test_gates_are_rounded_as_they_would_be_in_float32(dtype, n, width):
         assert (steps[..., 0] <= 1.001 * rotated(expected).abs().amax(-1) / 127).all()
 
 
-@needs_shorts
+@pytest.mark.parametrize(
+    "products",
+    [
+        pytest.param(BYTES, marks=needs_bytes, id="bytes"),
+        pytest.param(SHORTS, marks=needs_shorts, id="shorts"),
+    ],
+)
 @settings(deadline=None)
 @given(
-    st.sampled_from([torch.float32, torch.bfloat16]),
-    st.sampled_from([1, 5, 6, 95, 96, 97, 200]),
-    st.sampled_from([64, 576, 640, 704, 1536]),
-    st.sampled_from([64, 192]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    n=st.sampled_from([1, 5, 6, 95, 96, 97, 200]),
+    i=st.sampled_from([64, 576, 640, 704, 1536]),
+    o=st.sampled_from([64, 192]),
 )
-def test_products_of_shorts_are_exact(dtype, n, i, o):
+def test_compiled_products_are_exact(products, dtype, n, i, o):
     generator = torch.Generator().manual_seed(n)
     whole = torch.randint(0, 256, (2, n, i), dtype=torch.uint8, generator=generator)
     weights = torch.randint(0, 256, (o, i), dtype=torch.uint8, generator=generator)
     whole[0, 0], weights[0], weights[1] = 255, 255, 0  # the largest sums
     steps = torch.rand(o, generator=generator)
-    found = KERNELS.product(whole, *KERNELS.packed(weights), steps, dtype)
+    found = products.product(whole, *products.packed(weights), steps, dtype)
     sums = (whole.long() - 128) @ (weights.long() - 128).T
     assert torch.equal(found, (sums.float() * steps).to(dtype))
 
 
 @needs_int8
-@needs_shorts
 @pytest.mark.skipif(not multiplies_bytes(), reason="torch's product is wrong without VNNI")
-def test_products_of_shorts_are_those_of_torch(monkeypatch):
+@pytest.mark.parametrize(
+    "products", [pytest.param(BYTES, marks=needs_bytes), pytest.param(SHORTS, marks=needs_shorts)]
+)
+def test_compiled_products_are_those_of_torch(monkeypatch, products):
     generator = torch.Generator().manual_seed(0)
     x, weight = (torch.randn(n, 576, generator=generator) for n in (97, 192))
-    rounded = KERNELS.rounded(x)
-    expected = int8_products.Weight.made(weight, ()).times(rounded, x.dtype)
-    monkeypatch.setattr(int8_products, "multiplies_bytes", lambda: False)
-    found = int8_products.Weight.made(weight, ()).times(rounded, x.dtype)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
+    rounded, by = KERNELS.rounded(x), []
+    for loops in (products, None):
+        monkeypatch.setattr(int8_products, "_loops", lambda loops=loops: loops)
+        by.append(int8_products.Weight.made(weight, ()).times(rounded, x.dtype))
+    torch.testing.assert_close(*by, rtol=1e-5, atol=1e-4)
 
 
 @needs_loops
@@ -369,7 +382,7 @@ def test_tuning_learns_in_eight_bits(tmp_path):
 @needs_loops
 def test_a_processor_without_the_instructions_says_so(monkeypatch, caplog):
     monkeypatch.setattr(int8, "multiplies_bytes", lambda: False)
-    monkeypatch.setattr(KERNELS, "in_shorts", lambda: False)
+    monkeypatch.setattr(KERNELS.short_products, "in_shorts", lambda: False)
     int8._say.cache_clear()
     model, rows = model_of("llama"), random_rows(5)
     expected = score_rows(model, rows, ANSWERS)
