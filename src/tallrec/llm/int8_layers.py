@@ -66,6 +66,13 @@ class Int8Layer(WholeLayer):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """See `WholeLayer`."""
         kernels, weights, norm = kernels_of(x), self.by_rows, self.own.post_attention_layernorm
+        if weights.o.loops is kernels.byte_products:
+            packed = [
+                kernels.Packed(w.packed, w.less_o, w.steps_o.view(1, -1)) for w in weights[1:]
+            ]
+            of_norm = norm.weight, norm.variance_epsilon
+            y, x, *more = kernels.finished(x, attended, of_norm, packed, keeps=keeps)
+            return y, (x, norm.weight, *more) if keeps else ()
         whole, steps = kernels.rounded(attended)
         y = weights.o.product(whole, x.dtype)
         of_norm = norm.weight, norm.variance_epsilon

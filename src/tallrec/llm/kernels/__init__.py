@@ -5,6 +5,7 @@ On a CPU, in bfloat16 and float32 (`tallrec.llm.fused` tells); computed in float
 
 from tallrec.llm.kernels import byte_products, short_products
 from tallrec.llm.kernels.attention import add_rows_, softmax_, softmax_backward_
+from tallrec.llm.kernels.finished import Packed, finished
 from tallrec.llm.kernels.int8 import gated_backward_rounded, gated_rounded, rounded, scaled_
 from tallrec.llm.kernels.layers import (
     gated,
@@ -29,6 +30,7 @@ from tallrec.llm.kernels.whole_layers import (
 
 __all__ = [
     "COLUMNS",
+    "Packed",
     "Stacked",
     "adapted_",
     "adapted_backward",
@@ -41,6 +43,7 @@ __all__ = [
     "attends",
     "byte_products",
     "drawn",
+    "finished",
     "gated",
     "gated_backward",
     "gated_backward_rounded",

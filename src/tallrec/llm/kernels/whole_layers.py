@@ -19,7 +19,7 @@ from tallrec.llm.kernels.native import FLOAT, LOOP, by_dtype, compiled, rows, ru
 
 
 @njit(**LOOP)
-def _normalize(x_d: Any, weight_d: Any, epsilon: Any) -> Any:
+def normalize(x_d: Any, weight_d: Any, epsilon: Any) -> Any:
     """Takes x / rms(x) * weight in place of x; gives 1 / rms(x)."""
     squares = FLOAT(0)
     for j in range(len(x_d)):
@@ -38,7 +38,7 @@ def _norm_rounded(job: Any, dtype: Any) -> None:
     start, stop = share(job[0])
     for n in range(start, stop):
         copy(buffer, x[n])
-        scale[n, 0] = _normalize(buffer, weight[0], epsilon)
+        scale[n, 0] = normalize(buffer, weight[0], epsilon)
         steps[n, 0] = round_row(buffer, whole[n])
 
 
@@ -100,7 +100,7 @@ def _added_norm(job: Any, dtype: Any) -> None:
         for j in range(len(x_d)):
             total_d[j] = narrow(wide(x_d[j]) + wide(y_d[j]) * factor, total_d[j])
             buffer[j] = wide(total_d[j])
-        scale[n, 0] = _normalize(buffer, weight[0], epsilon)
+        scale[n, 0] = normalize(buffer, weight[0], epsilon)
         if len(whole):
             steps[n, 0] = round_row(buffer, whole[n])
         else:

@@ -1,0 +1,180 @@
+"""What follows attention in a layer of eight bits, some rows from its first to its last product.
+
+What lies between the products stays in a core's second cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from tallrec.llm.kernels.arithmetic import copy, narrow, sigmoid, wide
+from tallrec.llm.kernels.byte_products import SOME, multiply
+from tallrec.llm.kernels.int8 import BYTE, round_row
+from tallrec.llm.kernels.native import FLOAT, INT, LOOP, by_dtype, compiled, rows, run, share
+from tallrec.llm.kernels.tiles import COLUMNS
+from tallrec.llm.kernels.whole_layers import normalize
+
+
+class Packed(NamedTuple):
+    """Weights of a product as `byte_products.packed` gives them, and the size of their steps."""
+
+    weights: Tensor
+    less_o: Tensor
+    steps_o: Tensor
+
+
+class _Places(NamedTuple):
+    """For some rows: of a width rounded, and what products give."""
+
+    attended: Any
+    normed: Any
+    gated: Any
+    factors: Any
+    sums: Any
+    gate: Any
+    up: Any
+    inner: Any
+
+
+@njit(**LOOP)
+def _places(e: Any, d: Any, i: Any) -> Any:
+    attended, normed = np.empty((SOME, e), BYTE), np.empty((SOME, d), BYTE)
+    gated, inner = np.empty((SOME, i), BYTE), np.empty((SOME, i), FLOAT)
+    factors, sums = np.empty(SOME, FLOAT), np.empty((SOME, max(d, e)), FLOAT)
+    gate, up = np.empty((SOME, COLUMNS), FLOAT), np.empty((SOME, COLUMNS), FLOAT)
+    return _Places(attended, normed, gated, factors, sums, gate, up, inner)
+
+
+@njit(**LOOP)
+def _weights(job: Any, number: Any) -> Any:
+    return rows(job, number, np.int8), rows(job, number + 1, INT), rows(job, number + 2, FLOAT)
+
+
+@njit(**LOOP)
+def _add_attended(some: Any, weights: Any, x: Any, attended: Any, total: Any) -> None:
+    """The sum of x and the product of what attention gave, also in float32."""
+    n, d = x.shape
+    for r in range(n):
+        buffer = some.sums[r, : attended.shape[1]]
+        copy(buffer, attended[r])
+        some.factors[r] = round_row(buffer, some.attended[r])
+    for c in range(0, d, COLUMNS):
+        multiply(some.sums[:n, c:], some.attended[:n], weights, c)
+    for r in range(n):
+        x_d, total_d, sum_d, factor = x[r], total[r], some.sums[r, :d], some.factors[r]
+        for j in range(len(x_d)):
+            total_d[j] = narrow(wide(x_d[j]) + sum_d[j] * factor, total_d[j])
+            sum_d[j] = wide(total_d[j])
+
+
+@njit(**LOOP)
+def _norm_rounded(some: Any, norm: Any, epsilon: Any, scale: Any, steps: Any) -> None:
+    """The norm of a sum, and 1 / rms and the size of steps of each row."""
+    for r in range(len(scale)):
+        sum_d = some.sums[r, : len(norm)]
+        scale[r, 0] = normalize(sum_d, norm, epsilon)
+        some.factors[r] = round_row(sum_d, some.normed[r])
+        steps[r, 0] = some.factors[r]
+
+
+@njit(**LOOP)
+def _gate(some: Any, n: Any, c: Any) -> None:
+    """silu(gate) * up, both yet to be scaled."""
+    for r in range(n):
+        gate, up, inner = some.gate[r], some.up[r], some.inner[r, c : c + COLUMNS]
+        factor = some.factors[r]
+        for j in range(COLUMNS):
+            g = gate[j] * factor
+            inner[j] = g * sigmoid(g) * up[j] * factor
+
+
+@njit(**LOOP)
+def _keep(both: Any, some: Any, c: Any) -> None:
+    """Gate and up in the dtype of the model."""
+    i = both.shape[1] // 2
+    for r in range(len(both)):
+        copy(both[r, c : c + COLUMNS], some.gate[r])
+        copy(both[r, i + c : i + c + COLUMNS], some.up[r])
+
+
+@njit(**LOOP)
+def _gated_rounded(some: Any, weights: Any, n: Any, both: Any) -> None:
+    """silu(gate) * up; gate and up are kept where there are places for them."""
+    i = some.inner.shape[1]
+    for c in range(0, i, COLUMNS):
+        multiply(some.gate[:n], some.normed[:n], weights, c)
+        multiply(some.up[:n], some.normed[:n], weights, i + c)
+        _gate(some, n, c)
+        _keep(both, some, c)
+    for r in range(n):
+        some.factors[r] = round_row(some.inner[r], some.gated[r])
+
+
+@njit(**LOOP)
+def _add_gated(some: Any, weights: Any, total: Any, out: Any) -> None:
+    """The sum of the sum before and the last product."""
+    n, d = total.shape
+    for c in range(0, d, COLUMNS):
+        multiply(some.sums[:n, c:], some.gated[:n], weights, c)
+    for r in range(n):
+        total_d, out_d, sum_d, factor = total[r], out[r], some.sums[r, :d], some.factors[r]
+        for j in range(len(out_d)):
+            out_d[j] = narrow(wide(total_d[j]) + sum_d[j] * factor, out_d[j])
+
+
+@njit(**LOOP)
+def _finish(job: Any, dtype: Any) -> None:
+    x, attended, out = rows(job, 0, dtype), rows(job, 1, dtype), rows(job, 2, dtype)
+    norm, epsilon = rows(job, 3, dtype)[0], rows(job, 4, FLOAT)[0, 0]
+    o, gate_up, down = _weights(job, 5), _weights(job, 8), _weights(job, 11)
+    total, both = rows(job, 14, dtype), rows(job, 15, dtype)
+    scale, steps = rows(job, 16, FLOAT), rows(job, 17, FLOAT)
+    some = _places(attended.shape[1], x.shape[1], both.shape[1] // 2)
+    start, stop = share(job[0])
+    for a in range(start, stop, SOME):
+        b = min(a + SOME, stop)
+        _add_attended(some, o, x[a:b], attended[a:b], total[a:b])
+        _norm_rounded(some, norm, epsilon, scale[a:b], steps[a:b])
+        _gated_rounded(some, gate_up, b - a, both[a:b])
+        _add_gated(some, down, total[a:b], out[a:b])
+
+
+@compiled
+def _finish_loop(job: Any) -> None:
+    by_dtype(_finish, job)
+
+
+def finished(
+    x: Tensor,
+    attended: Tensor,
+    norm: tuple[Tensor, float],
+    weights: Sequence[Packed],
+    *,
+    keeps: bool,
+) -> tuple[Tensor, ...]:
+    """The sum of x' and down(silu(gate) * up) of norm(x'), where x' = x + o(attended).
+
+    Args:
+        x: What the layer has read.
+        attended: What attention gave.
+        norm: Weight and epsilon of the norm.
+        weights: Of o, of gate and up together, and of down.
+        keeps: Whether more than the sum is wanted.
+
+    Returns:
+        The sum; x', 1 / rms(x'), and gate and up side by side, each row to be scaled by the last.
+    """
+    out, shape = torch.empty(x.shape, dtype=x.dtype), (*x.shape[:-1], 1)
+    total = torch.empty_like(out) if keeps else out
+    both = torch.empty(*x.shape[:-1] if keeps else (0,), weights[1].steps_o.numel(), dtype=x.dtype)
+    scale, steps = torch.empty(shape), torch.empty(shape)
+    packed = [part for weight in weights for part in weight]
+    more = norm[0], torch.tensor([norm[1]]), *packed, total, both, scale, steps
+    run(_finish_loop, x, attended, out, *more)
+    return out, total, scale, both, steps
