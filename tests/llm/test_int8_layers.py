@@ -4,12 +4,13 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from tallrec.llm import int8
+from tallrec.llm import int8, int8_layers
 from tallrec.llm.adapter import attach_lora
 from tallrec.llm.backbone import Backbone
 from tallrec.llm.int8 import reading_in_int8, tuning_in_int8
+from tallrec.llm.int8_products import Weight
 from tallrec.llm.lora import LOW
-from tests.llm.test_int8 import adapted, gradients, model_of, needs_int8
+from tests.llm.test_int8 import KERNELS, adapted, gradients, model_of, needs_bytes, needs_int8
 
 
 def whole_layers(model, *, tuned=True):
@@ -24,12 +25,60 @@ def test_whole_layers_and_their_parts_give_the_same(monkeypatch, name, dtype):
     assert len(whole_layers(model)) == 2  # of three; of the last not all is read
     with tuning_in_int8(model):
         hidden, found = gradients(model, targets)
+    monkeypatch.setattr(int8_layers._Weights, "behind", lambda _: [])
+    with tuning_in_int8(model):
+        by_passes = gradients(model, targets)
     monkeypatch.setattr(int8, "is_whole", lambda *_, **__: False)
     with tuning_in_int8(model):
-        own_hidden, own = gradients(model, targets)
+        by_parts = gradients(model, targets)
     cosine = torch.nn.functional.cosine_similarity
-    assert cosine(hidden.float(), own_hidden.float(), dim=-1).min() > 0.995
-    assert cosine(found.float(), own.float(), dim=0) > 0.995
+    for own_hidden, own in (by_passes, by_parts):
+        assert cosine(hidden.float(), own_hidden.float(), dim=-1).min() > 0.995
+        assert cosine(found.float(), own.float(), dim=0) > 0.995
+
+
+def random_weights(*shapes):
+    """What `finished` takes, and the same one by one."""
+    weights = [Weight.made(torch.randn(*shape) / shape[1] ** 0.5, ()) for shape in shapes]
+    return weights, int8_layers._Weights(weights[0], *weights).behind()
+
+
+def assert_nearly(found, expected):
+    """Equal but for a number here and there that was rounded to the next step."""
+    for ours, own in zip(found, expected, strict=True):
+        assert ours.dtype == own.dtype
+        assert ours.shape == own.shape
+        assert (ours - own).norm() <= 0.02 * own.norm()
+
+
+@needs_bytes
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("n", [1, 5, 47, 96, 101])
+def test_what_follows_attention_at_once_is_what_its_passes_give(n, dtype):
+    torch.manual_seed(n)
+    d, e, i = 128, 192, 320
+    x, grad, attended = (torch.randn(1, n, k).to(dtype) for k in (d, d, e))
+    norm = torch.rand(d).to(dtype), 1e-5
+    (o, gate_up, down), packed = random_weights((d, e), (2 * i, d), (d, i))
+    y, *kept = KERNELS.finished(x, attended, norm, packed, keeps=True)
+    assert torch.equal(KERNELS.finished(x, attended, norm, packed, keeps=False)[0], y)
+    whole, steps = KERNELS.rounded(attended)
+    summed = o.product(whole, dtype), steps, x
+    total, whole, steps, scale = KERNELS.added_norm_rounded(*summed, *norm)
+    both = gate_up.product(whole, dtype)
+    inner, inner_steps = KERNELS.gated_rounded(both, steps)
+    expected = KERNELS.added(down.product(inner, dtype), inner_steps, total)
+    assert_nearly((y, *kept), (expected, total, scale, both, steps))
+
+    (o, gate_up, down), packed = random_weights((e, d), (d, 2 * i), (i, d))
+    saved = total, norm[0], scale, both, steps
+    found = KERNELS.finished_backward(grad, saved, packed)
+    whole, grad_steps = KERNELS.rounded(grad)
+    slopes = down.product(whole, dtype)
+    whole, slope_steps = KERNELS.gated_backward_rounded(slopes, grad_steps, both, steps)
+    given = gate_up.product(whole, dtype), slope_steps, None, total, norm[0], scale, grad
+    dx, *rounded = KERNELS.norm_backward_added(*given, rounds=True)
+    assert_nearly(found, (dx, o.times(rounded, dtype)))
 
 
 @needs_int8

@@ -25,6 +25,13 @@ class _Weights(NamedTuple):
     gate_up: Weight
     down: Weight
 
+    def behind(self) -> list[Any]:
+        """Those behind attention, where one loop goes through them all; else none."""
+        kernels, behind = kernels_of(self.o.steps_o), (self.o, self.gate_up, self.down)
+        if any(weight.loops is not kernels.byte_products for weight in behind):
+            return []
+        return [kernels.Packed(w.packed, w.less_o, w.steps_o.view(1, -1)) for w in behind]
+
 
 @dataclass(frozen=True)
 class Int8Layer(WholeLayer):
@@ -66,10 +73,7 @@ class Int8Layer(WholeLayer):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """See `WholeLayer`."""
         kernels, weights, norm = kernels_of(x), self.by_rows, self.own.post_attention_layernorm
-        if weights.o.loops is kernels.byte_products:
-            packed = [
-                kernels.Packed(w.packed, w.less_o, w.steps_o.view(1, -1)) for w in weights[1:]
-            ]
+        if packed := weights.behind():
             of_norm = norm.weight, norm.variance_epsilon
             y, x, *more = kernels.finished(x, attended, of_norm, packed, keeps=keeps)
             return y, (x, norm.weight, *more) if keeps else ()
@@ -87,6 +91,8 @@ class Int8Layer(WholeLayer):
         """See `WholeLayer`."""
         *normed, both, of_both = saved
         kernels, weights = kernels_of(both), cast("_Weights", self.by_columns)
+        if packed := weights.behind():
+            return cast("tuple[Tensor, Tensor]", kernels.finished_backward(grad, saved, packed))
         whole, steps = kernels.rounded(grad)
         inner = weights.down.product(whole, grad.dtype)
         whole, steps = kernels.gated_backward_rounded(inner, steps, both, of_both)

@@ -6,6 +6,7 @@ On a CPU, in bfloat16 and float32 (`tallrec.llm.fused` tells); computed in float
 from tallrec.llm.kernels import byte_products, short_products
 from tallrec.llm.kernels.attention import add_rows_, softmax_, softmax_backward_
 from tallrec.llm.kernels.finished import Packed, finished
+from tallrec.llm.kernels.finished_slopes import finished_backward
 from tallrec.llm.kernels.int8 import gated_backward_rounded, gated_rounded, rounded, scaled_
 from tallrec.llm.kernels.layers import (
     gated,
@@ -44,6 +45,7 @@ __all__ = [
     "byte_products",
     "drawn",
     "finished",
+    "finished_backward",
     "gated",
     "gated_backward",
     "gated_backward_rounded",

@@ -132,6 +132,13 @@ def multiply(y: Any, x: Any, weights: Any, o: Any) -> None:
 
 
 @njit(**LOOP)
+def multiply_all(y: Any, x: Any, weights: Any, width: Any) -> None:
+    """The first outputs of rows, up to whole tiles; see `multiply`."""
+    for o in range(LONG(0), width, COLUMNS):
+        multiply(y[:, o:], x, weights, o)
+
+
+@njit(**LOOP)
 def _pack(job: Any, _dtype: Any) -> None:
     whole, out, less = rows(job, 0, BYTE), rows(job, 1, np.int8), rows(job, 2, INT)[0]
     words, (start, stop) = whole.shape[1] // PER_WORD, share(job[0])
@@ -174,8 +181,7 @@ def _product(job: Any, dtype: Any) -> None:
     start, stop = share(job[0])
     for first in range(start, stop, SOME):
         end = min(first + SOME, stop)
-        for o in range(LONG(0), y.shape[1], COLUMNS):
-            multiply(y[first:end, o:], x[first:end], weights, o)
+        multiply_all(y[first:end], x[first:end], weights, y.shape[1])
 
 
 @compiled

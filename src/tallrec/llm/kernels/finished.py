@@ -13,12 +13,13 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from tallrec.llm.kernels.arithmetic import copy, narrow, sigmoid, wide
-from tallrec.llm.kernels.byte_products import SOME, multiply
-from tallrec.llm.kernels.int8 import BYTE, round_row
+from tallrec.llm.kernels.arithmetic import copy
+from tallrec.llm.kernels.byte_products import ROWS, multiply_all
+from tallrec.llm.kernels.int8 import BYTE, gate_row, round_row
 from tallrec.llm.kernels.native import FLOAT, INT, LOOP, by_dtype, compiled, rows, run, share
-from tallrec.llm.kernels.tiles import COLUMNS
-from tallrec.llm.kernels.whole_layers import normalize
+from tallrec.llm.kernels.whole_layers import add_row, normalize
+
+SOME = 8 * ROWS  # what becomes of them, gate and up in float32 most of it, fits a second cache
 
 
 class Packed(NamedTuple):
@@ -30,29 +31,27 @@ class Packed(NamedTuple):
 
 
 class _Places(NamedTuple):
-    """For some rows: of a width rounded, and what products give."""
+    """For some rows: rounded, the size of their steps, and what products give."""
 
     attended: Any
     normed: Any
     gated: Any
     factors: Any
     sums: Any
-    gate: Any
-    up: Any
-    inner: Any
+    both: Any
 
 
 @njit(**LOOP)
 def _places(e: Any, d: Any, i: Any) -> Any:
     attended, normed = np.empty((SOME, e), BYTE), np.empty((SOME, d), BYTE)
-    gated, inner = np.empty((SOME, i), BYTE), np.empty((SOME, i), FLOAT)
-    factors, sums = np.empty(SOME, FLOAT), np.empty((SOME, max(d, e)), FLOAT)
-    gate, up = np.empty((SOME, COLUMNS), FLOAT), np.empty((SOME, COLUMNS), FLOAT)
-    return _Places(attended, normed, gated, factors, sums, gate, up, inner)
+    gated, factors = np.empty((SOME, i), BYTE), np.empty(SOME, FLOAT)
+    sums, both = np.empty((SOME, max(d, e)), FLOAT), np.empty((SOME, 2 * i), FLOAT)
+    return _Places(attended, normed, gated, factors, sums, both)
 
 
 @njit(**LOOP)
-def _weights(job: Any, number: Any) -> Any:
+def packed_of(job: Any, number: Any) -> Any:
+    """`Packed` weights of a job."""
     return rows(job, number, np.int8), rows(job, number + 1, INT), rows(job, number + 2, FLOAT)
 
 
@@ -64,13 +63,10 @@ def _add_attended(some: Any, weights: Any, x: Any, attended: Any, total: Any) ->
         buffer = some.sums[r, : attended.shape[1]]
         copy(buffer, attended[r])
         some.factors[r] = round_row(buffer, some.attended[r])
-    for c in range(0, d, COLUMNS):
-        multiply(some.sums[:n, c:], some.attended[:n], weights, c)
+    multiply_all(some.sums[:n], some.attended[:n], weights, d)
     for r in range(n):
-        x_d, total_d, sum_d, factor = x[r], total[r], some.sums[r, :d], some.factors[r]
-        for j in range(len(x_d)):
-            total_d[j] = narrow(wide(x_d[j]) + sum_d[j] * factor, total_d[j])
-            sum_d[j] = wide(total_d[j])
+        add_row(total[r], x[r], some.sums[r], some.factors[r])
+        copy(some.sums[r, :d], total[r])
 
 
 @njit(**LOOP)
@@ -84,55 +80,32 @@ def _norm_rounded(some: Any, norm: Any, epsilon: Any, scale: Any, steps: Any) ->
 
 
 @njit(**LOOP)
-def _gate(some: Any, n: Any, c: Any) -> None:
-    """silu(gate) * up, both yet to be scaled."""
-    for r in range(n):
-        gate, up, inner = some.gate[r], some.up[r], some.inner[r, c : c + COLUMNS]
-        factor = some.factors[r]
-        for j in range(COLUMNS):
-            g = gate[j] * factor
-            inner[j] = g * sigmoid(g) * up[j] * factor
-
-
-@njit(**LOOP)
-def _keep(both: Any, some: Any, c: Any) -> None:
-    """Gate and up in the dtype of the model."""
-    i = both.shape[1] // 2
-    for r in range(len(both)):
-        copy(both[r, c : c + COLUMNS], some.gate[r])
-        copy(both[r, i + c : i + c + COLUMNS], some.up[r])
-
-
-@njit(**LOOP)
 def _gated_rounded(some: Any, weights: Any, n: Any, both: Any) -> None:
     """silu(gate) * up; gate and up are kept where there are places for them."""
-    i = some.inner.shape[1]
-    for c in range(0, i, COLUMNS):
-        multiply(some.gate[:n], some.normed[:n], weights, c)
-        multiply(some.up[:n], some.normed[:n], weights, i + c)
-        _gate(some, n, c)
-        _keep(both, some, c)
+    i = some.gated.shape[1]
+    multiply_all(some.both[:n], some.normed[:n], weights, 2 * i)
+    for r in range(len(both)):
+        copy(both[r], some.both[r])
     for r in range(n):
-        some.factors[r] = round_row(some.inner[r], some.gated[r])
+        gate, up = some.both[r, :i], some.both[r, i:]
+        gate_row(gate, gate, up, some.factors[r])
+        some.factors[r] = round_row(gate, some.gated[r])
 
 
 @njit(**LOOP)
 def _add_gated(some: Any, weights: Any, total: Any, out: Any) -> None:
     """The sum of the sum before and the last product."""
     n, d = total.shape
-    for c in range(0, d, COLUMNS):
-        multiply(some.sums[:n, c:], some.gated[:n], weights, c)
+    multiply_all(some.sums[:n], some.gated[:n], weights, d)
     for r in range(n):
-        total_d, out_d, sum_d, factor = total[r], out[r], some.sums[r, :d], some.factors[r]
-        for j in range(len(out_d)):
-            out_d[j] = narrow(wide(total_d[j]) + sum_d[j] * factor, out_d[j])
+        add_row(out[r], total[r], some.sums[r], some.factors[r])
 
 
 @njit(**LOOP)
 def _finish(job: Any, dtype: Any) -> None:
     x, attended, out = rows(job, 0, dtype), rows(job, 1, dtype), rows(job, 2, dtype)
     norm, epsilon = rows(job, 3, dtype)[0], rows(job, 4, FLOAT)[0, 0]
-    o, gate_up, down = _weights(job, 5), _weights(job, 8), _weights(job, 11)
+    o, gate_up, down = packed_of(job, 5), packed_of(job, 8), packed_of(job, 11)
     total, both = rows(job, 14, dtype), rows(job, 15, dtype)
     scale, steps = rows(job, 16, FLOAT), rows(job, 17, FLOAT)
     some = _places(attended.shape[1], x.shape[1], both.shape[1] // 2)

@@ -96,16 +96,32 @@ def scaled_(x: Tensor, scale: Tensor) -> Tensor:
 
 
 @njit(**LOOP)
+def gate_row(out_d: Any, gate_d: Any, up_d: Any, factor: Any) -> None:
+    """silu(gate) * up, both to be scaled."""
+    for j in range(len(out_d)):
+        g = wide(gate_d[j]) * factor
+        out_d[j] = g * sigmoid(g) * wide(up_d[j]) * factor
+
+
+@njit(**LOOP)
+def gate_row_backward(slopes: Any, of_grad: Any, of_both: Any) -> None:
+    """The gradients of gate and up, of that of `gate_row`; a factor comes with each."""
+    (d_gate, d_up), (grad_d, grad_factor), (gate_d, up_d, factor) = slopes, of_grad, of_both
+    for j in range(len(d_gate)):
+        g, slope = wide(gate_d[j]) * factor, wide(grad_d[j]) * grad_factor
+        s = sigmoid(g)
+        d_up[j] = slope * g * s
+        d_gate[j] = slope * wide(up_d[j]) * factor * s * (FLOAT(1) + g * (FLOAT(1) - s))
+
+
+@njit(**LOOP)
 def _gated_rounded(job: Any, dtype: Any) -> None:
     both, scale = rows(job, 0, dtype), rows(job, 1, FLOAT)
     out, steps = rows(job, 2, BYTE), rows(job, 3, FLOAT)
     buffer = np.empty(out.shape[1], FLOAT)
     start, stop = share(job[0])
     for i in range(start, stop):
-        gate, up, factor = both[i, : len(buffer)], both[i, len(buffer) :], scale[i, 0]
-        for j in range(len(buffer)):
-            g = wide(gate[j]) * factor
-            buffer[j] = g * sigmoid(g) * wide(up[j]) * factor
+        gate_row(buffer, both[i, : len(buffer)], both[i, len(buffer) :], scale[i, 0])
         steps[i, 0] = round_row(buffer, out[i])
 
 
@@ -135,13 +151,8 @@ def _gated_backward_rounded(job: Any, dtype: Any) -> None:
     d_gate, d_up = buffer[:width], buffer[width:]
     start, stop = share(job[0])
     for i in range(start, stop):
-        grad_d, gate, up = grad[i], both[i, :width], both[i, width:]
-        factor, grad_factor = scale[i, 0], grad_scale[i, 0]
-        for j in range(len(grad_d)):
-            g, slope = wide(gate[j]) * factor, wide(grad_d[j]) * grad_factor
-            s = sigmoid(g)
-            d_up[j] = slope * g * s
-            d_gate[j] = slope * wide(up[j]) * factor * s * (FLOAT(1) + g * (FLOAT(1) - s))
+        of_both = both[i, :width], both[i, width:], scale[i, 0]
+        gate_row_backward((d_gate, d_up), (grad[i], grad_scale[i, 0]), of_both)
         steps[i, 0] = round_row(buffer, out[i])
 
 

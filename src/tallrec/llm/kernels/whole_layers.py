@@ -61,6 +61,13 @@ def _places(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @njit(**LOOP)
+def add_row(out_d: Any, x_d: Any, y_d: Any, factor: Any) -> None:
+    """The sum of x and y, which is to be scaled."""
+    for j in range(len(out_d)):
+        out_d[j] = narrow(wide(x_d[j]) + wide(y_d[j]) * factor, out_d[j])
+
+
+@njit(**LOOP)
 def _added(job: Any, dtype: Any) -> None:
     y, factors, x, out = (
         rows(job, 0, dtype),
@@ -70,9 +77,7 @@ def _added(job: Any, dtype: Any) -> None:
     )
     start, stop = share(job[0])
     for n in range(start, stop):
-        y_d, x_d, out_d, factor = y[n], x[n], out[n], factors[n, 0]
-        for j in range(len(out_d)):
-            out_d[j] = narrow(wide(x_d[j]) + wide(y_d[j]) * factor, out_d[j])
+        add_row(out[n], x[n], y[n], factors[n, 0])
 
 
 @compiled
@@ -96,10 +101,8 @@ def _added_norm(job: Any, dtype: Any) -> None:
     buffer = np.empty(x.shape[1], FLOAT)
     start, stop = share(job[0])
     for n in range(start, stop):
-        y_d, x_d, total_d, factor = y[n], x[n], total[n], scale_of(factors, n)
-        for j in range(len(x_d)):
-            total_d[j] = narrow(wide(x_d[j]) + wide(y_d[j]) * factor, total_d[j])
-            buffer[j] = wide(total_d[j])
+        add_row(total[n], x[n], y[n], scale_of(factors, n))
+        copy(buffer, total[n])
         scale[n, 0] = normalize(buffer, weight[0], epsilon)
         if len(whole):
             steps[n, 0] = round_row(buffer, whole[n])
@@ -133,6 +136,25 @@ def added_norm_rounded(
 
 
 @njit(**LOOP)
+def norm_row_backward(
+    slopes: Any, x_d: Any, weight_d: Any, inverse: Any, grad_d: Any, dx_d: Any
+) -> None:
+    """Takes the gradient of what a norm has read in place of that of its result.
+
+    With what comes beside the norm, also in the dtype of the model.
+    """
+    drift = FLOAT(0)
+    for j in range(len(slopes)):
+        slopes[j] *= wide(weight_d[j])
+        drift += slopes[j] * wide(x_d[j])
+    drift *= inverse * inverse / FLOAT(len(slopes))
+    for j in range(len(slopes)):
+        slope = (slopes[j] - wide(x_d[j]) * drift) * inverse + wide(grad_d[j])
+        dx_d[j] = narrow(slope, dx_d[j])
+        slopes[j] = slope
+
+
+@njit(**LOOP)
 def _norm_backward_added(job: Any, dtype: Any) -> None:
     y, factors, more = rows(job, 0, dtype), rows(job, 1, FLOAT), rows(job, 2, dtype)
     x, weight, scale = rows(job, 3, dtype), rows(job, 4, dtype), rows(job, 5, FLOAT)
@@ -141,22 +163,14 @@ def _norm_backward_added(job: Any, dtype: Any) -> None:
     slopes = np.empty(x.shape[1], FLOAT)
     start, stop = share(job[0])
     for n in range(start, stop):
-        y_d, x_d, weight_d, grad_d, dx_d = y[n], x[n], weight[0], grad[n], dx[n]
-        factor, inverse, drift = scale_of(factors, n), scale[n, 0], FLOAT(0)
+        y_d, factor = y[n], scale_of(factors, n)
         for j in range(len(slopes)):
             slopes[j] = wide(y_d[j]) * factor
         if len(more):
             more_d = more[n]
             for j in range(len(slopes)):
                 slopes[j] += wide(more_d[j])
-        for j in range(len(slopes)):
-            slopes[j] *= wide(weight_d[j])
-            drift += slopes[j] * wide(x_d[j])
-        drift *= inverse * inverse / FLOAT(len(slopes))
-        for j in range(len(slopes)):
-            slope = (slopes[j] - wide(x_d[j]) * drift) * inverse + wide(grad_d[j])
-            dx_d[j] = narrow(slope, dx_d[j])
-            slopes[j] = slope
+        norm_row_backward(slopes, x[n], weight[0], scale[n, 0], grad[n], dx[n])
         if len(whole):
             steps[n, 0] = round_row(slopes, whole[n])
 
