@@ -6,6 +6,7 @@ than what is wanted of them; torch's product takes up to a tenth more time.
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import product as pairs_of
 from typing import Any
 
@@ -17,7 +18,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor
 
-from tallrec.llm.kernels.int8 import BYTE, ZERO
+from tallrec.llm.kernels.int8 import BYTE, ZERO, multiplied
 from tallrec.llm.kernels.native import (
     FLOAT,
     INT,
@@ -189,18 +190,4 @@ def _product_loop(job: Any) -> None:
     by_dtype(_product, job)
 
 
-def product(
-    whole: Tensor, weights: Tensor, less_o: Tensor, steps_o: Tensor, dtype: torch.dtype
-) -> Tensor:
-    """y_no of rows and weights that are rounded, each output times the size of its steps.
-
-    Args:
-        whole: uint8 [.., i], 128 for 0.
-        weights: As `packed` gives them.
-        less_o: As well.
-        steps_o: float32.
-        dtype: Of what comes out.
-    """
-    y = torch.empty(*whole.shape[:-1], len(steps_o), dtype=dtype)
-    run(_product_loop, y, whole, weights, less_o, steps_o.view(1, -1))
-    return y
+product = partial(multiplied, _product_loop)

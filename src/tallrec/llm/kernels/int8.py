@@ -175,3 +175,26 @@ def gated_backward_rounded(
     out, steps = torch.empty(both.shape, dtype=torch.uint8), torch.empty_like(scale)
     run(_gated_backward_rounded_loop, grad, grad_scale, both, scale, out, steps)
     return out, steps
+
+
+def multiplied(
+    loop: compiled,
+    whole: Tensor,
+    weights: Tensor,
+    less_o: Tensor,
+    steps_o: Tensor,
+    dtype: torch.dtype,
+) -> Tensor:
+    """y_no of rows and weights that are rounded, each output times the size of its steps.
+
+    Args:
+        loop: What multiplies.
+        whole: uint8 [.., i], 128 for 0.
+        weights: As the loop's `packed` gives them.
+        less_o: As well.
+        steps_o: float32.
+        dtype: Of what comes out.
+    """
+    y = torch.empty(*whole.shape[:-1], len(steps_o), dtype=dtype)
+    run(loop, y, whole, weights, less_o.view(1, -1), steps_o.view(1, -1))
+    return y

@@ -11,6 +11,7 @@ What is taken off at the end is a sum of a row's own numbers, and one of an outp
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from numba.extending import intrinsic
 from torch import Tensor
 
 from tallrec.llm.kernels.arithmetic import narrow
-from tallrec.llm.kernels.int8 import BYTE, ZERO
+from tallrec.llm.kernels.int8 import BYTE, ZERO, multiplied
 from tallrec.llm.kernels.native import FLOAT, INT, LOOP, by_dtype, compiled, rows, run, share
 from tallrec.llm.kernels.tiles import (
     COLUMNS,
@@ -157,7 +158,7 @@ def _multiply(some: Any, weights: Any, part: Any, sums: Any, n: Any, add: Any) -
 @njit(**LOOP)
 def _product(job: Any, dtype: Any) -> None:
     y, x, weights = rows(job, 0, dtype), rows(job, 1, BYTE), rows(job, 2, np.int8).reshape(-1)
-    steps, excess_o = rows(job, 3, FLOAT)[0], rows(job, 4, INT)[0]
+    excess_o, steps = rows(job, 3, INT)[0], rows(job, 4, FLOAT)[0]
     words = x.shape[1] // 2
     n_parts = (words + _MOST - 1) // _MOST
     n_words = up((words + n_parts - 1) // n_parts, 2)
@@ -190,18 +191,4 @@ def _product_loop(job: Any) -> None:
     by_dtype(_product, job)
 
 
-def product(
-    whole: Tensor, weights: Tensor, excess_o: Tensor, steps_o: Tensor, dtype: torch.dtype
-) -> Tensor:
-    """y_no of rows and weights that are rounded, each output times the size of its steps.
-
-    Args:
-        whole: uint8 [.., i], 128 for 0.
-        weights: As `packed` gives them.
-        excess_o: As well.
-        steps_o: float32.
-        dtype: Of what comes out.
-    """
-    y = torch.empty(*whole.shape[:-1], len(steps_o), dtype=dtype)
-    run(_product_loop, y, whole, weights, steps_o.view(1, -1), excess_o.view(1, -1))
-    return y
+product = partial(multiplied, _product_loop)
