@@ -1,13 +1,13 @@
 """Speed and memory of tallrec beside what its users would write otherwise.
 
-    make bench                                  all of it, about an hour on two cores
+    make bench                                  all of it, two hours on two cores
     python benchmarks/bench.py --tasks score    the same in parts: other results are kept
 
 Every measurement is a process of its own (`systems.py`); systems take turns, the order alternates
 from round to round, and a figure is the median of the rounds. Both sides compute in the dtype that
 tallrec would choose on this machine; tallrec also in float32, as the port does, and with products
-of eight bits. What takes minutes (the port, and float32 where bfloat16 is fast) takes part in every
-fifth round. Writes `benchmarks/results.json`, where results of other tasks and other machines stay.
+of eight bits. Writes `benchmarks/results.json`, where results of other tasks and other machines
+stay.
 
 On a machine that others use, set OMP_NUM_THREADS=1: seconds are then the processor's.
 """
@@ -47,7 +47,6 @@ from tallrec.types import Sample
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
 SHOTS, MAX_TOKENS, BLOCK = 64, 512, 10
-SELDOM = 5  # rounds from one measurement of what takes minutes to the next
 FAST = str(choose_dtype("auto", torch.device("cpu"))).removeprefix("torch.")
 # Root mean square of log-odds, against float32 alone.
 EQUAL = {"float32": 0.02, "bfloat16": 0.1, "int8": 0.2}
@@ -150,9 +149,6 @@ def rounds(task: Task, repeats: int, folder: Path) -> dict[tuple[str, str], list
     found: dict[tuple[str, str], list[dict]] = {}
     for i in range(repeats):
         for system, dtype in systems if i % 2 == 0 else systems[::-1]:
-            takes_minutes = system.startswith("port") or dtype == "float32" != FAST
-            if takes_minutes and i % SELDOM:
-                continue
             measured = measure(system, task.name, dtype, folder)
             if measured is None:
                 print(f"{task.name}: {system} is not installed and left out", flush=True)
