@@ -1,6 +1,7 @@
 """Products of eight bits give nearly the scores of the model's own, and leave nothing behind."""
 
 import logging
+import sys
 
 import numpy as np
 import pytest
@@ -71,6 +72,16 @@ def test_the_rotation_is_orthogonal_and_mixes_64_numbers():
     h = rotated(torch.eye(192))
     torch.testing.assert_close(h @ h.T, 64 * torch.eye(192))
     assert ((h != 0).sum(0) == 64).all()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere torch has another OpenMP")
+def test_processors_with_avx2_or_vnni_multiply_in_eight_bits():
+    """So that nothing here is skipped where it could run."""
+    can = torch.cpu.get_capabilities().get
+    shorts = can("avx512_bw") if can("avx512_f") else can("avx2")
+    assert BYTES.in_bytes() == bool(can("avx512_vnni") and not can("amx_int8"))
+    assert SHORTS.in_shorts() == bool(shorts)
+    assert (not NO_INT8) == bool(shorts or multiplies_bytes()), NO_INT8
 
 
 @needs_loops

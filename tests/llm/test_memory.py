@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
 import pytest
@@ -48,6 +50,17 @@ def test_batches_of_ever_new_shapes_do_not_cost_memory(tiny_folder):
     assert found < 0.8 * grown(tiny_folder, **dict.fromkeys(_CACHES, "1024"))
 
 
+@pytest.fixture
+def on_disk(tmp_path):
+    """A folder whose files are not in memory themselves, as in many a /tmp."""
+    for parent in (tmp_path, Path(__file__).parent):
+        if file_system(parent) != "tmpfs":
+            with TemporaryDirectory(dir=parent) as folder:
+                yield Path(folder)
+            return
+    pytest.skip("the file is in memory itself")
+
+
 def file_system(path):
     kinds = {mount.mountpoint: mount.fstype for mount in psutil.disk_partitions(all=True)}
     return next(kinds[str(p)] for p in (path, *path.parents) if str(p) in kinds)
@@ -59,14 +72,12 @@ def from_file():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is given back")
-def test_a_file_of_weights_is_left_and_read_again(tmp_path):
-    if file_system(tmp_path) == "tmpfs":
-        pytest.skip("the file is in memory itself")
+def test_a_file_of_weights_is_left_and_read_again(on_disk):
     weights = {"small": torch.randn(3), "large": torch.randn(1 << 22)}
-    save_file(weights, tmp_path / "weights.safetensors")
-    with (tmp_path / "weights.safetensors").open("rb") as file:
+    save_file(weights, on_disk / "weights.safetensors")
+    with (on_disk / "weights.safetensors").open("rb") as file:
         os.fsync(file.fileno())  # what is not on the disk yet cannot be left
-    read = load_file(tmp_path / "weights.safetensors")
+    read = load_file(on_disk / "weights.safetensors")
     assert torch.equal(read["large"], weights["large"])
     before = from_file()
     page_out(read.values())
