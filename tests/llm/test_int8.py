@@ -31,10 +31,13 @@ NO_INT8 = int8._obstacle(tiny_model("llama"))
 BYTES = KERNELS and KERNELS.byte_products
 SHORTS = KERNELS and KERNELS.short_products
 needs_bytes = pytest.mark.skipif(
-    not (BYTES and BYTES.in_bytes()), reason="the processor has no AVX-512 VNNI, or has AMX"
+    not (BYTES and BYTES.IN_USE), reason="the processor has no VNNI, or has AMX"
 )
 needs_shorts = pytest.mark.skipif(
-    not (SHORTS and SHORTS.in_shorts()), reason="the processor has no products of pairs of int16"
+    not (SHORTS and SHORTS.in_shorts()), reason="the processor has no AVX2, or AVX-512 without BW"
+)
+needs_own_products = pytest.mark.skipif(
+    not (KERNELS and (BYTES.IN_USE or SHORTS.IN_USE)), reason="torch's products are quicker here"
 )
 needs_int8 = pytest.mark.skipif(bool(NO_INT8), reason=f"products of eight bits: {NO_INT8}")
 
@@ -68,6 +71,20 @@ def rotated(x):
     return torch.einsum("...amb,abcd->...cmd", x.unflatten(-1, (4, -1, 16)), h).flatten(-3)
 
 
+def longest_sets(x):
+    """Of rows, as `kernels.short_sets` sums them: the same two neighbours of up to nine runs."""
+    pairs = x.unflatten(-1, (-1, 32, 2)).square().sum(-1)
+    n, n_groups = pairs.shape[-2], -(-pairs.shape[-2] // 9)
+    groups = pairs.tensor_split([n * group // n_groups for group in range(1, n_groups)], -2)
+    return torch.stack([group.sum(-2).amax(-1) for group in groups]).amax(0).sqrt()
+
+
+def steps_of(x):
+    """The size of steps that rotated rows are rounded to."""
+    steps = x.abs().amax(-1) / 127
+    return torch.maximum(steps, longest_sets(x) / KERNELS.short_sets.X) if SHORTS.IN_USE else steps
+
+
 def test_the_rotation_is_orthogonal_and_mixes_64_numbers():
     h = rotated(torch.eye(192))
     torch.testing.assert_close(h @ h.T, 64 * torch.eye(192))
@@ -79,8 +96,10 @@ def test_processors_with_avx2_or_vnni_multiply_in_eight_bits():
     """So that nothing here is skipped where it could run."""
     can = torch.cpu.get_capabilities().get
     shorts = can("avx512_bw") if can("avx512_f") else can("avx2")
-    assert BYTES.in_bytes() == bool(can("avx512_vnni") and not can("amx_int8"))
+    vnni = can("avx512_vnni") if can("avx512_f") else can("avx_vnni")
+    assert bool(vnni and not can("amx_int8")) == BYTES.IN_USE
     assert SHORTS.in_shorts() == bool(shorts)
+    assert bool(shorts and not multiplies_bytes()) == SHORTS.IN_USE
     assert (not NO_INT8) == bool(shorts or multiplies_bytes()), NO_INT8
 
 
@@ -100,7 +119,7 @@ def test_rows_are_rounded_to_the_nearest_of_254_steps(dtype, n, width, scale):
     expected = rotated(x.float())
     assert whole.dtype == torch.uint8
     assert whole.shape == x.shape
-    torch.testing.assert_close(steps, expected.abs().amax(-1, keepdim=True) / 127)
+    torch.testing.assert_close(steps[..., 0], steps_of(expected))
     found = (whole.float() - 128) * steps
     assert ((found - expected).abs() <= 0.51 * steps).all()
     assert (whole[0, 0] == 128).all()
@@ -124,44 +143,71 @@ def test_gates_are_rounded_as_they_would_be_in_float32(dtype, n, width):
     ):
         found = (whole.float() - 128) * steps
         assert ((found - rotated(expected)).abs() <= 0.51 * steps).all()
-        assert (steps[..., 0] <= 1.001 * rotated(expected).abs().amax(-1) / 127).all()
+        assert (steps[..., 0] <= 1.001 * steps_of(rotated(expected))).all()
 
 
-@pytest.mark.parametrize(
-    "products",
-    [
-        pytest.param(BYTES, marks=needs_bytes, id="bytes"),
-        pytest.param(SHORTS, marks=needs_shorts, id="shorts"),
-    ],
-)
-@settings(deadline=None)
-@given(
+def products_of(whole, weights, products, dtype):
+    """Found, and exact."""
+    steps = torch.rand(len(weights), generator=torch.Generator().manual_seed(0))
+    sums = (whole.long() - 128) @ (weights.long() - 128).T
+    found = products.product(whole, products.packed(weights), steps, dtype)
+    return found, (sums.float() * steps).to(dtype)
+
+
+sizes_of_products = given(
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
     n=st.sampled_from([1, 5, 6, 95, 96, 97, 200]),
     i=st.sampled_from([64, 576, 640, 704, 1536]),
     o=st.sampled_from([64, 192]),
 )
-def test_compiled_products_are_exact(products, dtype, n, i, o):
+
+
+@needs_bytes
+@settings(deadline=None)
+@sizes_of_products
+def test_products_by_vnni_are_exact(dtype, n, i, o):
     generator = torch.Generator().manual_seed(n)
     whole = torch.randint(0, 256, (2, n, i), dtype=torch.uint8, generator=generator)
     weights = torch.randint(0, 256, (o, i), dtype=torch.uint8, generator=generator)
     whole[0, 0], weights[0], weights[1] = 255, 255, 0  # the largest sums
-    steps = torch.rand(o, generator=generator)
-    found = products.product(whole, *products.packed(weights), steps, dtype)
-    sums = (whole.long() - 128) @ (weights.long() - 128).T
-    assert torch.equal(found, (sums.float() * steps).to(dtype))
+    found, exact = products_of(whole, weights, BYTES, dtype)
+    assert torch.equal(found, exact)
 
 
-@needs_int8
-@pytest.mark.skipif(not multiplies_bytes(), reason="torch's product is wrong without VNNI")
-@pytest.mark.parametrize(
-    "products", [pytest.param(BYTES, marks=needs_bytes), pytest.param(SHORTS, marks=needs_shorts)]
-)
-def test_compiled_products_are_those_of_torch(monkeypatch, products):
+def in_bounds(x):
+    """Rotated rows as `kernels.round_row` rounds them where sums are of 16 bits."""
+    whole = np.empty(x.shape, np.uint8)
+    for row, out in zip(x.numpy(), whole, strict=True):
+        least = KERNELS.short_sets.least_top(row, KERNELS.short_sets.X)
+        KERNELS.int8.round_rotated(row.copy(), out, least)
+    return torch.from_numpy(whole)
+
+
+@needs_shorts
+@settings(deadline=None)
+@sizes_of_products
+def test_products_by_sums_of_16_bits_are_exact(dtype, n, i, o):
+    """Also where a set has all of a row, and inputs and weights lie in one direction."""
+    generator = torch.Generator().manual_seed(n)
+    x, w = (torch.randn(size, i, generator=generator) for size in (n, o))
+    x[0], w[0], w[1] = 1, 1, -1
+    x[n // 2], x[-1] = w[2], 1e-3 * w[3]
+    x[-1, 6::64] = x[-1, 7::64] = w[3, 6::64] = w[3, 7::64] = 9.0
+    weights, steps = SHORTS.rounded(rotated(w) / 64)  # which rotates them back
+    signed = (weights.long() - 128).abs()
+    assert (signed[:, ::2] + signed[:, 1::2]).max() <= 128
+    torch.testing.assert_close((weights - 128.0) * steps, w, atol=0.51 * steps.max(), rtol=0)
+    found, exact = products_of(in_bounds(x), weights, SHORTS, dtype)
+    assert torch.equal(found, exact)
+    assert longest_sets(in_bounds(x) - 128.0).max() * longest_sets(weights - 128.0).max() < 2**15
+
+
+@needs_bytes
+def test_products_by_vnni_are_those_of_torch(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     x, weight = (torch.randn(n, 576, generator=generator) for n in (97, 192))
     rounded, by = KERNELS.rounded(x), []
-    for loops in (products, None):
+    for loops in (BYTES, None):
         monkeypatch.setattr(int8_products, "_loops", lambda loops=loops: loops)
         by.append(int8_products.Weight.made(weight, ()).times(rounded, x.dtype))
     torch.testing.assert_close(*by, rtol=1e-5, atol=1e-4)
@@ -191,7 +237,7 @@ def test_a_channel_a_hundred_times_as_large_leaves_steps_for_the_rest():
     ours = int8._read(layer, weight, int8_products.Inputs(), x)
     steps = x.abs().amax(1, keepdim=True) / 127
     plain = layer((x / steps).round() * steps)
-    assert (ours - own).norm() < 0.3 * (plain - own).norm()
+    assert (ours - own).norm() < 0.4 * (plain - own).norm()
 
 
 @needs_int8
@@ -274,7 +320,7 @@ def test_changed_weights_are_rounded_again():
         model.model.layers[0].mlp.up_proj.weight.mul_(0.5)
     after = score_rows(model, rows, ANSWERS, int8=True)
     assert (before != after).all()
-    np.testing.assert_allclose(after, score_rows(model, rows, ANSWERS), atol=0.2)
+    np.testing.assert_allclose(after, score_rows(model, rows, ANSWERS), atol=0.3)
 
 
 def adapted(name="llama", dtype=torch.float32):

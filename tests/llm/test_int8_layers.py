@@ -10,7 +10,14 @@ from tallrec.llm.backbone import Backbone
 from tallrec.llm.int8 import reading_in_int8, tuning_in_int8
 from tallrec.llm.int8_products import Weight
 from tallrec.llm.lora import LOW
-from tests.llm.test_int8 import KERNELS, adapted, gradients, model_of, needs_bytes, needs_int8
+from tests.llm.test_int8 import (
+    KERNELS,
+    adapted,
+    gradients,
+    model_of,
+    needs_int8,
+    needs_own_products,
+)
 
 
 def whole_layers(model, *, tuned=True):
@@ -51,7 +58,7 @@ def assert_nearly(found, expected):
         assert (ours - own).norm() <= 0.02 * own.norm()
 
 
-@needs_bytes
+@needs_own_products
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("n", [1, 5, 47, 96, 101])
 def test_what_follows_attention_at_once_is_what_its_passes_give(n, dtype):

@@ -27,10 +27,10 @@ class _Weights(NamedTuple):
 
     def behind(self) -> list[Any]:
         """Those behind attention, where one loop goes through them all; else none."""
-        kernels, behind = kernels_of(self.o.steps_o), (self.o, self.gate_up, self.down)
-        if any(weight.loops is not kernels.byte_products for weight in behind):
+        if self.o.loops is None:
             return []
-        return [kernels.Packed(w.packed, w.less_o, w.steps_o.view(1, -1)) for w in behind]
+        kernels, behind = kernels_of(self.o.steps_o), (self.o, self.gate_up, self.down)
+        return [kernels.Packed(weight.packed, weight.steps_o.view(1, -1)) for weight in behind]
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 
 from tallrec.llm.fused import kernels_of
-from tallrec.llm.processor import multiplies_bytes
 
 # Shape letters: n tokens, i inputs and o outputs of a layer.
 
@@ -32,9 +31,10 @@ Pair: TypeAlias = "tuple[Weight, Weight]"  # of gate and up together, and of dow
 def _loops() -> ModuleType | None:
     """Compiled products where they are quicker than torch's, or right and torch's are not."""
     kernels = kernels_of(torch.empty(0))
-    if kernels.byte_products.in_bytes():
-        return cast("ModuleType", kernels.byte_products)
-    return None if multiplies_bytes() else cast("ModuleType", kernels.short_products)
+    for loops in (kernels.byte_products, kernels.short_products):
+        if loops.IN_USE:
+            return cast("ModuleType", loops)
+    return None
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,6 @@ class Weight:
         loops: Whose product: of compiled loops, or torch's (None).
         packed: Rotated and rounded.
         steps_o: The size of each row's steps; over 64, as both sides of a product are rotated.
-        less_o: What is to be taken off an output's sums, besides what the rows say.
     """
 
     of: list[Tensor]
@@ -55,20 +54,19 @@ class Weight:
     loops: ModuleType | None
     packed: Tensor
     steps_o: Tensor
-    less_o: Tensor
 
     @classmethod
     def made(cls, weight_oi: Tensor, of: Sequence[Tensor]) -> Weight:
         """Rounds the rows of a matrix that is made of some weights."""
-        loops, (whole_oi, steps_o1) = _loops(), kernels_of(weight_oi).rounded(weight_oi)
+        loops = _loops()
+        whole_oi, steps_o1 = (loops or kernels_of(weight_oi)).rounded(weight_oi)
         if loops:
-            packed, less_o = loops.packed(whole_oi)
+            packed = loops.packed(whole_oi)
         else:
             signed_oi = (whole_oi ^ _ZERO).view(torch.int8)
             packed = torch.ops.onednn.qlinear_prepack(signed_oi, None)
-            less_o = torch.zeros(len(weight_oi), dtype=torch.int64)
         steps_o = steps_o1.flatten() / ROTATED
-        return cls([w.data for w in of], [w._version for w in of], loops, packed, steps_o, less_o)
+        return cls([w.data for w in of], [w._version for w in of], loops, packed, steps_o)
 
     def is_of(self, weights: Sequence[Tensor]) -> bool:
         """Whether these are the weights, unchanged."""
@@ -79,9 +77,10 @@ class Weight:
         """y_no of rounded x_ni, each row yet to be scaled by the size of its steps."""
         y: Tensor
         if self.loops:
-            y = self.loops.product(whole, self.packed, self.less_o, self.steps_o, dtype)
+            y = self.loops.product(whole, self.packed, self.steps_o, dtype)
             return y
-        scales = 1.0, _ZERO, self.packed, self.steps_o, self.less_o
+        zeros_o = torch.zeros(len(self.steps_o), dtype=torch.int64)
+        scales = 1.0, _ZERO, self.packed, self.steps_o, zeros_o
         after: Any = "none", [], ""
         y = torch.ops.onednn.qlinear_pointwise(whole, *scales, None, 1.0, 0, dtype, *after)
         return y

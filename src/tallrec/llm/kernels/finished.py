@@ -13,20 +13,21 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from tallrec.llm.kernels import byte_products, short_products
 from tallrec.llm.kernels.arithmetic import copy
-from tallrec.llm.kernels.byte_products import ROWS, multiply_all
+from tallrec.llm.kernels.byte_rows import ROWS
 from tallrec.llm.kernels.int8 import BYTE, gate_row, round_row
-from tallrec.llm.kernels.native import FLOAT, INT, LOOP, by_dtype, compiled, rows, run, share
+from tallrec.llm.kernels.native import FLOAT, LOOP, by_dtype, compiled, rows, run, share
 from tallrec.llm.kernels.whole_layers import add_row, normalize
 
+multiply_all = (byte_products if byte_products.IN_USE else short_products).multiply_all
 SOME = 8 * ROWS  # what becomes of them, gate and up in float32 most of it, fits a second cache
 
 
 class Packed(NamedTuple):
-    """Weights of a product as `byte_products.packed` gives them, and the size of their steps."""
+    """Weights of a product as its loops' `packed` gives them, and the size of their steps."""
 
     weights: Tensor
-    less_o: Tensor
     steps_o: Tensor
 
 
@@ -52,7 +53,7 @@ def _places(e: Any, d: Any, i: Any) -> Any:
 @njit(**LOOP)
 def packed_of(job: Any, number: Any) -> Any:
     """`Packed` weights of a job."""
-    return rows(job, number, np.int8), rows(job, number + 1, INT), rows(job, number + 2, FLOAT)
+    return rows(job, number, np.int8), rows(job, number + 1, FLOAT)
 
 
 @njit(**LOOP)
@@ -105,9 +106,9 @@ def _add_gated(some: Any, weights: Any, total: Any, out: Any) -> None:
 def _finish(job: Any, dtype: Any) -> None:
     x, attended, out = rows(job, 0, dtype), rows(job, 1, dtype), rows(job, 2, dtype)
     norm, epsilon = rows(job, 3, dtype)[0], rows(job, 4, FLOAT)[0, 0]
-    o, gate_up, down = packed_of(job, 5), packed_of(job, 8), packed_of(job, 11)
-    total, both = rows(job, 14, dtype), rows(job, 15, dtype)
-    scale, steps = rows(job, 16, FLOAT), rows(job, 17, FLOAT)
+    o, gate_up, down = packed_of(job, 5), packed_of(job, 7), packed_of(job, 9)
+    total, both = rows(job, 11, dtype), rows(job, 12, dtype)
+    scale, steps = rows(job, 13, FLOAT), rows(job, 14, FLOAT)
     some = _places(attended.shape[1], x.shape[1], both.shape[1] // 2)
     start, stop = share(job[0])
     for a in range(start, stop, SOME):

@@ -11,8 +11,7 @@ from numba import njit
 from torch import Tensor
 
 from tallrec.llm.kernels.arithmetic import copy, narrow
-from tallrec.llm.kernels.byte_products import multiply_all
-from tallrec.llm.kernels.finished import SOME, Packed, packed_of
+from tallrec.llm.kernels.finished import SOME, Packed, multiply_all, packed_of
 from tallrec.llm.kernels.int8 import BYTE, gate_row_backward, round_row
 from tallrec.llm.kernels.native import FLOAT, LOOP, by_dtype, compiled, rows, run, share
 from tallrec.llm.kernels.whole_layers import norm_row_backward
@@ -53,7 +52,7 @@ def _finish_backward(job: Any, dtype: Any) -> None:
     grad, dx, d_attended = rows(job, 0, dtype), rows(job, 1, dtype), rows(job, 2, dtype)
     x, norm, scale = rows(job, 3, dtype), rows(job, 4, dtype)[0], rows(job, 5, FLOAT)
     both, steps = rows(job, 6, dtype), rows(job, 7, FLOAT)
-    o, gate_up, down = packed_of(job, 8), packed_of(job, 11), packed_of(job, 14)
+    o, gate_up, down = packed_of(job, 8), packed_of(job, 10), packed_of(job, 12)
     d, e = x.shape[1], d_attended.shape[1]
     some = _places(e, d, both.shape[1] // 2)
     start, stop = share(job[0])

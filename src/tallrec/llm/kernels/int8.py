@@ -12,6 +12,7 @@ from torch import Tensor
 from tallrec.llm.kernels.arithmetic import copy, narrow, sigmoid, wide
 from tallrec.llm.kernels.native import FLOAT, INT, LOOP, by_dtype, compiled, rows, run, share
 from tallrec.llm.kernels.rotation import rotate
+from tallrec.llm.kernels.short_sets import IN_USE, X, least_top
 
 BYTE, ZERO = np.uint8, 128  # what stands for 0
 NONE = torch.empty(0, 1)  # in place of numbers of rows that have none
@@ -32,11 +33,18 @@ def scale_of(factors: Any, n: Any) -> Any:
 def round_row(buffer: Any, out_d: Any) -> Any:
     """A row, rotated and rounded, into out_d; the size of its steps."""
     rotate(buffer)
+    return round_rotated(buffer, out_d, least_top(buffer, X) if IN_USE else FLOAT(0))
+
+
+@njit(**LOOP)
+def round_rotated(buffer: Any, out_d: Any, least: Any) -> Any:
+    """The same of a rotated row; 127 steps are `least` at least."""
     most = INT(0)
     for j in range(len(buffer)):
         bits = INT(FLOAT(buffer[j]).view(np.int32) & INT(0x7FFFFFFF))
         most = bits if bits > most else most
     top = INT(most).view(np.float32)
+    top = least if least > top else top
     factor = FLOAT(127) / top if top > 0 else FLOAT(0)
     for j in range(len(buffer)):
         out_d[j] = BYTE(INT(buffer[j] * factor + FLOAT(ZERO + 0.5)))
@@ -178,12 +186,7 @@ def gated_backward_rounded(
 
 
 def multiplied(
-    loop: compiled,
-    whole: Tensor,
-    weights: Tensor,
-    less_o: Tensor,
-    steps_o: Tensor,
-    dtype: torch.dtype,
+    loop: compiled, whole: Tensor, weights: Tensor, steps_o: Tensor, dtype: torch.dtype
 ) -> Tensor:
     """y_no of rows and weights that are rounded, each output times the size of its steps.
 
@@ -191,10 +194,9 @@ def multiplied(
         loop: What multiplies.
         whole: uint8 [.., i], 128 for 0.
         weights: As the loop's `packed` gives them.
-        less_o: As well.
         steps_o: float32.
         dtype: Of what comes out.
     """
     y = torch.empty(*whole.shape[:-1], len(steps_o), dtype=dtype)
-    run(loop, y, whole, weights, less_o.view(1, -1), steps_o.view(1, -1))
+    run(loop, y, whole, weights, steps_o.view(1, -1))
     return y

@@ -1,12 +1,16 @@
-"""Products of eight bits where the processor has no instructions for them, but for pairs of int16.
+"""Products of eight bits where the processor has no instructions for them (AVX2, AVX-512BW).
 
-There torch's own is slow, or wrong: two products of eight bits overflow 16. Here numbers are
-widened to 16 bits in the first cache, where sums of two products are exact in 32. Of these there
-are half as many as of pairs, which leaves more of a core's ports busy (Winograd, 1968):
+It has some that add two products of eight bits up in 16, and sums in 16 bits, at the rate at which
+others have products of eight bits. What does not fit is kept off by how rows are rounded, so that
+all is exact:
 
-    x_0 w_0 + x_1 w_1 = (x_0 + w_1) (x_1 + w_0) - x_0 x_1 - w_0 w_1
+- An unsigned input is 255 at most, so two products fit if the two weights are 128 together.
+- Of the sum of x w over a set of inputs, sums in 16 bits tell what it is modulo 2^16, whatever
+  they pass on the way; and by Cauchy and Schwarz it is |x| |w| at most, over the set.
 
-What is taken off at the end is a sum of a row's own numbers, and one of an output's own.
+A set is two neighbours of each 64 inputs, in 9 runs of 64 at most: a large input has few others
+with it. Rows are rounded to steps of 1/127 of their largest number, but to larger ones where a set
+would be too long for `short_sets.X` or `W`.
 """
 
 from __future__ import annotations
@@ -22,105 +26,163 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor
 
-from tallrec.llm.kernels.arithmetic import narrow
-from tallrec.llm.kernels.int8 import BYTE, ZERO, multiplied
-from tallrec.llm.kernels.native import FLOAT, INT, LOOP, by_dtype, compiled, rows, run, share
-from tallrec.llm.kernels.tiles import (
-    COLUMNS,
-    IS_LONG,
-    LANES,
+from tallrec.llm.kernels.arithmetic import copy
+from tallrec.llm.kernels.byte_rows import (
+    BYTES,
+    LONGS,
+    PER_WORD,
     ROWS,
-    VECTORS,
-    call,
-    can,
-    pointer,
-    spread,
-    up,
+    SHORT,
+    WORD,
+    WORDS,
+    by_rows,
+    by_tiles,
+    load,
+    some_rows,
+    write,
 )
+from tallrec.llm.kernels.int8 import BYTE, ZERO, multiplied, round_rotated
+from tallrec.llm.kernels.native import FLOAT, INT, LOOP, PART, by_dtype, compiled, rows, run, share
+from tallrec.llm.kernels.rotation import rotate
+from tallrec.llm.kernels.short_sets import (
+    IN_USE,
+    MOST,
+    RUN,
+    W,
+    ends_of,
+    groups_of,
+    in_shorts,
+    least_top,
+)
+from tallrec.llm.kernels.tiles import COLUMNS, IS_LONG, LANES, VECTORS, call, spread
 
-_SOME = 24 * ROWS  # rows that a part of the weights is widened for
-_MOST = 5120 // COLUMNS  # words of a row that are multiplied at a time: they fit a first cache
-_SHORT, _BYTES = np.int16, 4  # of a word, which is two of int16
-_WIDTH = 64  # outputs whose sums wait for being written
-_OF_X, _OF_W, _OF_SUMS = (_BYTES * n for n in (_MOST + 16, COLUMNS, _WIDTH))  # from row to row
+__all__ = ["IN_USE", "in_shorts", "multiply_all", "packed", "product", "rounded"]
 
-_LONG, _WORD = ir.IntType(64), ir.IntType(32)
-_WORDS, _SHORTS = ir.VectorType(_WORD, LANES), ir.VectorType(ir.IntType(16), 2 * LANES)
-_ADD_PRODUCTS = "llvm.x86.avx512.pmaddw.d.512" if IS_LONG else "llvm.x86.avx2.pmadd.wd"
-
-
-def in_shorts() -> bool:
-    """Whether the processor has products of pairs of int16."""
-    return can("avx512bw") if IS_LONG else can("avx2")
+_SHORTS, _BYTES = (ir.VectorType(kind, n * LANES) for kind, n in ((SHORT, 2), (ir.IntType(8), 4)))
+_ONES = ir.Constant(_SHORTS, [1] * 2 * LANES)
+_MULTIPLY = "llvm.x86.avx512.pmaddubs.w.512" if IS_LONG else "llvm.x86.avx2.pmadd.ub.sw"
+_ADD_PAIRS = "llvm.x86.avx512.pmaddw.d.512" if IS_LONG else "llvm.x86.avx2.pmadd.wd"
+_WORDS_A_RUN = RUN // PER_WORD
 
 
 @intrinsic
-def _tile(_context: Any, places: Any, add: Any) -> Any:
-    """Sums of `ROWS` rows and `COLUMNS` outputs.
-
-    Args:
-        places: Where x, weights and sums are, and how many pairs of words are to be summed.
-        add: Whether to what the sums are.
-    """
-    vectors = [v * LANES * _BYTES for v in range(VECTORS)]
+def _sum(_context: Any, like: Any, of_x: Any, of_y: Any, places: Any) -> Any:
+    """Y of some rows and `COLUMNS` outputs; see `byte_products`."""
 
     def code(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        of_x, of_w, of_sums, n_pairs = cgutils.unpack_tuple(builder, arguments[0])
+        x_r, y_r = (cgutils.unpack_tuple(builder, arguments[n]) for n in (1, 2))
+        of_w, of_steps, n_words = cgutils.unpack_tuple(builder, arguments[3])
+        vectors, step = [LONGS(v * LANES * BYTES) for v in range(VECTORS)], COLUMNS * BYTES
+        tile = [(r, v) for r in range(ROWS) for v in range(VECTORS)]
+        sums = [cgutils.alloca_once_value(builder, ir.Constant(WORDS, None)) for _ in tile]
+        shorts = [cgutils.alloca_once(builder, _SHORTS) for _ in tile]
+        w_at = cgutils.alloca_once_value(builder, of_w)
 
-        def place_of(address: Any, offset: int, kind: Any) -> Any:
-            return pointer(builder, address, _LONG(offset), kind)
+        def next_w(kind: Any) -> list[Any]:
+            at = builder.load(w_at)
+            builder.store(builder.add(at, LONGS(step)), w_at)
+            return [load(builder, at, v, kind) for v in vectors]
 
-        def load(*of: Any) -> Any:
-            return builder.load(place_of(*of), align=_BYTES)
-
-        places = [(of_sums, r * _OF_SUMS + v, _WORDS) for r in range(ROWS) for v in vectors]
-        sums = [cgutils.alloca_once_value(builder, ir.Constant(_WORDS, None)) for _ in places]
-        with builder.if_then(arguments[1]):
-            for total, place in zip(sums, places, strict=True):
-                builder.store(load(*place), total)
-        with cgutils.for_range(builder, n_pairs) as loop:
-            x = builder.add(of_x, builder.mul(loop.index, _LONG(2 * _BYTES)))
-            w = builder.add(of_w, builder.mul(loop.index, _LONG(2 * _OF_W)))
-            pairs = [(load(w, _OF_W + v, _SHORTS), load(w, v, _SHORTS)) for v in vectors]
-            totals = iter(sums)
-            for r in range(ROWS):
-                words = (load(x, r * _OF_X + word * _BYTES, _WORD) for word in range(2))
-                spreads = [builder.bitcast(spread(builder, x, _WORDS), _SHORTS) for x in words]
-                for pair in pairs:
-                    factors = [builder.add(*both) for both in zip(spreads, pair, strict=True)]
-                    total = next(totals)
+        n_runs = builder.udiv(n_words, LONGS(_WORDS_A_RUN))
+        n_groups = groups_of(builder, n_runs)
+        with cgutils.for_range(builder, n_groups) as group:
+            first, last = ends_of(builder, group.index, n_groups, n_runs)
+            with cgutils.for_range(builder, LONGS(_WORDS_A_RUN)) as place:
+                starts = next_w(_SHORTS)
+                for total, (_, v) in zip(shorts, tile, strict=True):
+                    builder.store(starts[v], total)
+                at = builder.mul(place.index, LONGS(BYTES))
+                with cgutils.for_range(builder, last, start=first) as one:
+                    w_v = next_w(_BYTES)
+                    word = builder.add(at, builder.mul(one.index, LONGS(RUN)))
+                    for r in range(ROWS):
+                        x = spread(builder, load(builder, x_r[r], word, WORD), WORDS)
+                        x = builder.bitcast(x, _BYTES)
+                        for total, w in zip(shorts[r * VECTORS :], w_v, strict=False):
+                            before = builder.load(total)
+                            products = call(builder, _MULTIPLY, before, x, w)
+                            builder.store(builder.add(before, products), total)
+                for total, short in zip(sums, shorts, strict=True):
                     before = builder.load(total)
-                    products = call(builder, _ADD_PRODUCTS, before, *factors)
-                    builder.store(builder.add(before, products), total)
-        for total, place in zip(sums, places, strict=True):
-            builder.store(builder.load(total), place_of(*place), align=_BYTES)
+                    more = call(builder, _ADD_PAIRS, before, builder.load(short), _ONES)
+                    builder.store(builder.add(before, more), total)
+        write(builder, like, [builder.load(total) for total in sums], of_steps, y_r)
         return context.get_dummy_value()
 
-    return types.void(places, add), code
+    return types.void(like, of_x, of_y, places), code
 
 
 @njit(**LOOP)
-def _widen(x_i: Any, out_i: Any) -> Any:
-    """Bytes as int16; gives what is to be taken off their sums."""
-    excess = INT(0)
-    for j in range(len(x_i)):
-        out_i[j] = _SHORT(_SHORT(x_i[j]) - _SHORT(ZERO))
-    for j in range(0, len(x_i), 4):
-        excess += INT(INT(out_i[j]) * INT(out_i[j + 2]))
-        excess += INT(INT(out_i[j + 1]) * INT(out_i[j + 3]))
-    return excess
+def _tile(like: Any, of_x: Any, of_y: Any, places: Any) -> None:
+    _sum(like, of_x, of_y, places)  # type: ignore[call-arg]
+
+
+@njit(**PART)
+def _multiply(y: Any, x: Any, weights: Any, o: Any) -> None:
+    by_rows(_tile, y, x, weights, o)
+
+
+@njit(**LOOP)
+def multiply_all(y: Any, x: Any, weights: Any, width: Any) -> None:
+    """The first outputs of rows, up to whole tiles; see `byte_rows.by_rows`."""
+    by_tiles(_multiply, y, x, weights, width)
+
+
+@njit(**LOOP)
+def _round(job: Any, dtype: Any) -> None:
+    weights, out, steps = rows(job, 0, dtype), rows(job, 1, BYTE), rows(job, 2, FLOAT)
+    buffer = np.empty(weights.shape[1], FLOAT)
+    start, stop = share(job[0])
+    for o in range(start, stop):
+        copy(buffer, weights[o])
+        rotate(buffer)
+        most = FLOAT(0)
+        for j in range(0, len(buffer), 2):
+            pair = FLOAT(abs(buffer[j]) + abs(buffer[j + 1]))
+            most = pair if pair > most else most  # 127 steps at most, so 128 when rounded
+        steps[o, 0] = round_rotated(buffer, out[o], max(most, least_top(buffer, W)))
+
+
+@compiled
+def _round_loop(job: Any) -> None:
+    by_dtype(_round, job)
+
+
+def rounded(weight_oi: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights as `int8.rounded` gives them, in steps that keep sums within 16 bits."""
+    weight_oi = weight_oi.contiguous()
+    out, steps = torch.empty(weight_oi.shape, dtype=torch.uint8), torch.empty(len(weight_oi), 1)
+    run(_round_loop, weight_oi, out, steps)
+    return out, steps
+
+
+@njit(**LOOP)
+def _pack_set(tile: Any, at: Any, x_i: Any, step: Any) -> None:
+    """Two neighbours of each run, and before them what their sums begin with."""
+    start = INT(0)
+    for j in range(0, len(x_i), RUN):
+        for p in range(2):
+            one = INT(x_i[j + p]) - INT(ZERO)
+            tile[at + (1 + j // RUN) * step + p] = np.int8(one)
+            start -= INT(one * ZERO)
+    for p in range(2):
+        tile[at + p] = np.int8(INT(start >> INT(8 * p)))
 
 
 @njit(**LOOP)
 def _pack(job: Any, _dtype: Any) -> None:
-    whole, out, excess = rows(job, 0, BYTE), rows(job, 1, np.int8), rows(job, 2, INT)
-    row, words = np.zeros(whole.shape[1], _SHORT), whole.shape[1] // 2
-    start, stop = share(job[0])
+    whole, out = rows(job, 0, BYTE), rows(job, 1, np.int8)
+    n_runs, step, (start, stop) = whole.shape[1] // RUN, COLUMNS * PER_WORD, share(job[0])
+    n_groups = (n_runs + MOST - 1) // MOST
     for o in range(start, stop):
-        excess[o, 0] = _widen(whole[o], row)
-        tile, column = out[o // COLUMNS * words :], o % COLUMNS * 2
-        for w in range(words):
-            tile[w, column], tile[w, column + 1] = row[2 * w], row[2 * w + 1]
+        at = o % COLUMNS * PER_WORD
+        for group in range(n_groups):
+            first, last = n_runs * group // n_groups, n_runs * (group + 1) // n_groups
+            of_group = whole[o, first * RUN : last * RUN]
+            for word in range(0, RUN, PER_WORD):
+                for p in range(0, PER_WORD, 2):
+                    _pack_set(out[o // COLUMNS], at + p, of_group[word + p :], step)
+                at += (1 + last - first) * step
 
 
 @compiled
@@ -128,62 +190,26 @@ def _pack_loop(job: Any) -> None:
     by_dtype(_pack, job)
 
 
-def packed(whole_oi: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights as `product` reads them: pairs of inputs side by side, a tile's outputs together.
+def packed(whole_oi: Tensor) -> Tensor:
+    """Weights as `product` reads them: set after set, a tile's outputs together.
 
     Args:
         whole_oi: uint8, 128 for 0; both widths are multiples of 64.
 
     Returns:
-        int8 [o / c * i / 2, 2 c], of tiles of c columns; int32 [o, 1], to be taken off sums.
+        int8, a row for each tile; before the weights of a word's two sets, what their sums begin
+        with, as inputs are unsigned, in int16.
     """
     o, i = whole_oi.shape
-    out = torch.empty(o // COLUMNS * i // 2, 2 * COLUMNS, dtype=torch.int8)
-    excess = torch.empty(o, 1, dtype=torch.int32)
-    run(_pack_loop, whole_oi, out, excess)
-    return out, excess
-
-
-@njit(**LOOP)
-def _multiply(some: Any, weights: Any, part: Any, sums: Any, n: Any, add: Any) -> None:
-    """Sums of n rows and a tile's outputs."""
-    for j in range(len(weights)):
-        part[j] = weights[j]
-    for r in range(0, n, ROWS):
-        of_x, of_sums = some.ctypes.data + r * _OF_X, sums.ctypes.data + r * _OF_SUMS
-        places = of_x, part.ctypes.data, of_sums, len(weights) // (4 * COLUMNS)
-        _tile(places, add)  # type: ignore[call-arg]
+    n_words = i // PER_WORD + -(-i // (RUN * MOST)) * _WORDS_A_RUN
+    out = torch.empty(o // COLUMNS, n_words * PER_WORD * COLUMNS, dtype=torch.int8)
+    run(_pack_loop, whole_oi, out)
+    return out
 
 
 @njit(**LOOP)
 def _product(job: Any, dtype: Any) -> None:
-    y, x, weights = rows(job, 0, dtype), rows(job, 1, BYTE), rows(job, 2, np.int8).reshape(-1)
-    excess_o, steps = rows(job, 3, INT)[0], rows(job, 4, FLOAT)[0]
-    words = x.shape[1] // 2
-    n_parts = (words + _MOST - 1) // _MOST
-    n_words = up((words + n_parts - 1) // n_parts, 2)
-    some, excess = np.zeros((n_parts, _SOME, _OF_X // 2), _SHORT), np.zeros(_SOME, INT)
-    part, sums = np.zeros(_MOST * 2 * COLUMNS, _SHORT), np.zeros((_SOME, _WIDTH), INT)
-    start, stop = share(job[0])
-    for first in range(start, stop, _SOME):
-        n = min(_SOME, stop - first)
-        for r in range(n):
-            excess[r] = INT(0)
-            for p in range(n_parts):
-                of_x = x[first + r, 2 * p * n_words : 2 * (p + 1) * n_words]
-                excess[r] += _widen(of_x, some[p, r])
-        for o in range(0, y.shape[1], _WIDTH):
-            for column in range(0, _WIDTH, COLUMNS):
-                of = weights[2 * (o + column) * words : 2 * (o + column + COLUMNS) * words]
-                for p in range(n_parts):
-                    at, to = 2 * COLUMNS * p * n_words, 2 * COLUMNS * (p + 1) * n_words
-                    _multiply(some[p], of[at:to], part, sums[:, column:], n, p > 0)
-            steps_o, less_o = steps[o : o + _WIDTH], excess_o[o : o + _WIDTH]
-            for r in range(n):
-                y_o, sum_o, less = y[first + r, o : o + _WIDTH], sums[r], excess[r]
-                for j in range(_WIDTH):
-                    whole = INT(INT(sum_o[j] - less) - less_o[j])
-                    y_o[j] = narrow(FLOAT(whole) * steps_o[j], y_o[j])
+    some_rows(multiply_all, job, dtype)
 
 
 @compiled
