@@ -65,6 +65,16 @@ _ADD_PAIRS = "llvm.x86.avx512.pmaddw.d.512" if IS_LONG else "llvm.x86.avx2.pmadd
 _WORDS_A_RUN = RUN // PER_WORD
 
 
+def _add_products(builder: Any, shorts: Any, x_r: list[tuple[Any, Any]], w_v: Any) -> None:
+    """Adds those of a word of each row and as many weights to sums in 16 bits."""
+    for r, of_x in enumerate(x_r):
+        x = builder.bitcast(spread(builder, load(builder, *of_x, WORD), WORDS), _BYTES)
+        for total, w in zip(shorts[r * VECTORS :], w_v, strict=False):
+            before = builder.load(total)
+            products = call(builder, _MULTIPLY, before, x, w)
+            builder.store(builder.add(before, products), total)
+
+
 @intrinsic
 def _sum(_context: Any, like: Any, of_x: Any, of_y: Any, places: Any) -> Any:
     """Y of some rows and `COLUMNS` outputs; see `byte_products`."""
@@ -93,15 +103,8 @@ def _sum(_context: Any, like: Any, of_x: Any, of_y: Any, places: Any) -> Any:
                     builder.store(starts[v], total)
                 at = builder.mul(place.index, LONGS(BYTES))
                 with cgutils.for_range(builder, last, start=first) as one:
-                    w_v = next_w(_BYTES)
                     word = builder.add(at, builder.mul(one.index, LONGS(RUN)))
-                    for r in range(ROWS):
-                        x = spread(builder, load(builder, x_r[r], word, WORD), WORDS)
-                        x = builder.bitcast(x, _BYTES)
-                        for total, w in zip(shorts[r * VECTORS :], w_v, strict=False):
-                            before = builder.load(total)
-                            products = call(builder, _MULTIPLY, before, x, w)
-                            builder.store(builder.add(before, products), total)
+                    _add_products(builder, shorts, [(x, word) for x in x_r], next_w(_BYTES))
                 for total, short in zip(sums, shorts, strict=True):
                     before = builder.load(total)
                     more = call(builder, _ADD_PAIRS, before, builder.load(short), _ONES)

@@ -18,8 +18,8 @@ from tallrec.llm.kernels.native import FLOAT, LOOP
 from tallrec.llm.kernels.tiles import IS_LONG, can
 
 RUN = 64
-# Norms of sets of inputs and weights, rounded: the next integers at most 0.51 from each number, so
-# that their product is less than 2^15.
+# Lengths of sets of inputs and of weights, in steps. Rounding moves 18 numbers by half a step each,
+# so a length by 2.13 at most; then their product is less than 2^15 still.
 X, W = 201.5, 157.5
 MOST = 9  # runs of a group
 _LANES, _BYTES = 16, 4  # numbers of a vector, and bytes of one
