@@ -25,7 +25,6 @@ from tallrec.llm.kernels.byte_rows import (
     WORD,
     WORDS,
     by_rows,
-    by_tiles,
     load,
     some_rows,
     write,
@@ -34,7 +33,7 @@ from tallrec.llm.kernels.int8 import BYTE, ZERO, multiplied, rounded
 from tallrec.llm.kernels.native import INT, LOOP, PART, by_dtype, compiled, rows, run, share
 from tallrec.llm.kernels.tiles import COLUMNS, IS_LONG, LANES, VECTORS, call, can, spread
 
-__all__ = ["IN_USE", "multiply_all", "packed", "product", "rounded"]
+__all__ = ["IN_USE", "multiply", "packed", "product", "rounded"]
 
 _CAN = can("avx512vnni") if IS_LONG else can("avxvnni")
 IN_USE = _CAN and not can("amx-int8")  # torch has AMX's, larger ones
@@ -73,20 +72,10 @@ def _sum(_context: Any, like: Any, of_x: Any, of_y: Any, places: Any) -> Any:
     return types.void(like, of_x, of_y, places), code
 
 
-@njit(**LOOP)
-def _tile(like: Any, of_x: Any, of_y: Any, places: Any) -> None:
-    _sum(like, of_x, of_y, places)  # type: ignore[call-arg]
-
-
 @njit(**PART)
-def _multiply(y: Any, x: Any, weights: Any, o: Any) -> None:
-    by_rows(_tile, y, x, weights, o)
-
-
-@njit(**LOOP)
-def multiply_all(y: Any, x: Any, weights: Any, width: Any) -> None:
-    """The first outputs of rows, up to whole tiles; see `byte_rows.by_rows`."""
-    by_tiles(_multiply, y, x, weights, width)
+def multiply(y: Any, x: Any, weights: Any, o: Any) -> None:
+    """A tile's outputs; see `byte_rows.by_rows`."""
+    by_rows(_sum, y, x, weights, o)
 
 
 @njit(**LOOP)
@@ -129,7 +118,7 @@ def packed(whole_oi: Tensor) -> Tensor:
 
 @njit(**LOOP)
 def _product(job: Any, dtype: Any) -> None:
-    some_rows(multiply_all, job, dtype)
+    some_rows(multiply, job, dtype)
 
 
 @compiled

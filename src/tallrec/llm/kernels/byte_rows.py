@@ -84,11 +84,11 @@ def by_tiles(multiply: Any, y: Any, x: Any, weights: Any, width: Any) -> None:
 
 
 @njit(**LOOP)
-def some_rows(multiply_all: Any, job: Any, dtype: Any) -> None:
+def some_rows(multiply: Any, job: Any, dtype: Any) -> None:
     """A job's product, all outputs of some rows after each other."""
     y, x = rows(job, 0, dtype), rows(job, 1, BYTE)
     weights = rows(job, 2, np.int8), rows(job, 3, FLOAT)
     start, stop = share(job[0])
     for first in range(start, stop, _SOME):
         end = min(first + _SOME, stop)
-        multiply_all(y[first:end], x[first:end], weights, y.shape[1])
+        by_tiles(multiply, y[first:end], x[first:end], weights, y.shape[1])

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from tallrec.llm.kernels import byte_products, short_products
 from tallrec.llm.kernels.arithmetic import copy
-from tallrec.llm.kernels.byte_rows import ROWS
+from tallrec.llm.kernels.byte_rows import ROWS, by_tiles
 from tallrec.llm.kernels.int8 import BYTE, gate_row, round_row
 from tallrec.llm.kernels.native import FLOAT, LOOP, by_dtype, compiled, rows, run, share
 from tallrec.llm.kernels.whole_layers import add_row, normalize
 
-multiply_all = (byte_products if byte_products.IN_USE else short_products).multiply_all
+_multiply = (byte_products if byte_products.IN_USE else short_products).multiply
 SOME = 8 * ROWS  # what becomes of them, gate and up in float32 most of it, fits a second cache
 
 
@@ -40,6 +40,12 @@ class _Places(NamedTuple):
     factors: Any
     sums: Any
     both: Any
+
+
+@njit(**LOOP)
+def multiply_all(y: Any, x: Any, weights: Any, width: Any) -> None:
+    """The first outputs of rows, up to whole tiles."""
+    by_tiles(_multiply, y, x, weights, width)
 
 
 @njit(**LOOP)

@@ -36,7 +36,6 @@ from tallrec.llm.kernels.byte_rows import (
     WORD,
     WORDS,
     by_rows,
-    by_tiles,
     load,
     some_rows,
     write,
@@ -56,7 +55,7 @@ from tallrec.llm.kernels.short_sets import (
 )
 from tallrec.llm.kernels.tiles import COLUMNS, IS_LONG, LANES, VECTORS, call, spread
 
-__all__ = ["IN_USE", "in_shorts", "multiply_all", "packed", "product", "rounded"]
+__all__ = ["IN_USE", "in_shorts", "multiply", "packed", "product", "rounded"]
 
 _SHORTS, _BYTES = (ir.VectorType(kind, n * LANES) for kind, n in ((SHORT, 2), (ir.IntType(8), 4)))
 _ONES = ir.Constant(_SHORTS, [1] * 2 * LANES)
@@ -115,20 +114,10 @@ def _sum(_context: Any, like: Any, of_x: Any, of_y: Any, places: Any) -> Any:
     return types.void(like, of_x, of_y, places), code
 
 
-@njit(**LOOP)
-def _tile(like: Any, of_x: Any, of_y: Any, places: Any) -> None:
-    _sum(like, of_x, of_y, places)  # type: ignore[call-arg]
-
-
 @njit(**PART)
-def _multiply(y: Any, x: Any, weights: Any, o: Any) -> None:
-    by_rows(_tile, y, x, weights, o)
-
-
-@njit(**LOOP)
-def multiply_all(y: Any, x: Any, weights: Any, width: Any) -> None:
-    """The first outputs of rows, up to whole tiles; see `byte_rows.by_rows`."""
-    by_tiles(_multiply, y, x, weights, width)
+def multiply(y: Any, x: Any, weights: Any, o: Any) -> None:
+    """A tile's outputs; see `byte_rows.by_rows`."""
+    by_rows(_sum, y, x, weights, o)
 
 
 @njit(**LOOP)
@@ -212,7 +201,7 @@ def packed(whole_oi: Tensor) -> Tensor:
 
 @njit(**LOOP)
 def _product(job: Any, dtype: Any) -> None:
-    some_rows(multiply_all, job, dtype)
+    some_rows(multiply, job, dtype)
 
 
 @compiled
