@@ -42,9 +42,14 @@ needs_own_products = pytest.mark.skipif(
 needs_int8 = pytest.mark.skipif(bool(NO_INT8), reason=f"products of eight bits: {NO_INT8}")
 
 WIDE = {**SIZE, "hidden_size": 128, "intermediate_size": 256, "initializer_range": 0.1}
+HEADS = {"num_attention_heads": 3, "num_key_value_heads": 1}
+THIRDS = {**WIDE, **HEADS, "hidden_size": 192, "intermediate_size": 384}  # can be read by sums
+SMALLER = slice(30, 158)  # channels of those, two thirds
 FAMILIES = {
     "llama": LlamaConfig(**WIDE),
+    "llama in thirds": LlamaConfig(**THIRDS),
     "qwen2": Qwen2Config(**WIDE),
+    "qwen2 in thirds": Qwen2Config(**THIRDS),
     "gpt2": GPT2Config(**{**SMALL, "n_embd": 128, "n_layer": 2, "n_head": 4, "n_positions": 256}),
 }
 PARTS = 5  # of the last layer, and of one that is not whole: four projections and an MLP, ...
@@ -58,7 +63,19 @@ def model_of(name, dtype=torch.float32):
     for parameter_name, parameter in model.named_parameters():
         if parameter_name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.5)
+    if "thirds" in name:
+        shrink_channels(model.model.layers)
     return model.to(dtype)
+
+
+@torch.no_grad()
+def shrink_channels(layers):
+    """As in language models: where activations are small, weights are larger."""
+    for layer in layers:
+        for norm in (layer.input_layernorm, layer.post_attention_layernorm):
+            norm.weight[SMALLER] /= 4
+        for part in (layer.mlp.gate_proj, layer.mlp.up_proj):
+            part.weight[:, SMALLER] *= 1.5
 
 
 def own_forwards(model):
@@ -242,7 +259,7 @@ def test_a_channel_a_hundred_times_as_large_leaves_steps_for_the_rest():
 
 @needs_int8
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", ["llama", "qwen2"])
+@pytest.mark.parametrize("name", ["llama", "llama in thirds", "qwen2", "qwen2 in thirds"])
 def test_scores_are_nearly_the_models_own(name, dtype):
     model, rows = model_of(name, dtype), random_rows(60)
     exact = score_rows(model.float(), rows, ANSWERS)
@@ -256,8 +273,9 @@ def test_scores_are_nearly_the_models_own(name, dtype):
 
 
 @needs_int8
-def test_a_model_that_is_first_asked_in_eight_bits_takes_trees():
-    model = model_of("llama")
+@pytest.mark.parametrize("name", ["llama", "llama in thirds"])
+def test_a_model_that_is_first_asked_in_eight_bits_takes_trees(name):
+    model = model_of(name)
     with reading_in_int8(model):
         assert takes_trees(model, 9)
 
@@ -294,16 +312,17 @@ def test_layers_of_other_kinds_stay_as_they_are():
 
 
 @needs_int8
-def test_adapters_are_rounded_with_the_weights_that_they_change():
-    model = model_of("llama")
+@pytest.mark.parametrize("name", ["llama", "llama in thirds"])
+def test_adapters_are_rounded_with_the_weights_that_they_change(name):
+    model = model_of(name)
     backbone = Backbone("wide", model, None, "")
     rows = random_rows(40)
     bare = score_rows(model, rows, ANSWERS, int8=True)
     tuned = attach_lora(backbone)
     for seed in (1, 2):
         torch.manual_seed(seed)
-        for name, parameter in tuned.named_parameters():
-            if "lora_B" in name:
+        for parameter_name, parameter in tuned.named_parameters():
+            if "lora_B" in parameter_name:
                 torch.nn.init.normal_(parameter, std=0.3)
         exact = score_rows(tuned, rows, ANSWERS)
         scores = score_rows(tuned, rows, ANSWERS, int8=True)
@@ -313,11 +332,13 @@ def test_adapters_are_rounded_with_the_weights_that_they_change():
 
 
 @needs_int8
-def test_changed_weights_are_rounded_again():
-    model, rows = model_of("llama"), random_rows(10)
+@pytest.mark.parametrize("part", ["mlp.up_proj", "mlp.down_proj", "self_attn.k_proj"])
+@pytest.mark.parametrize("name", ["llama", "llama in thirds"])
+def test_changed_weights_are_rounded_again(name, part):
+    model, rows = model_of(name), random_rows(10)
     before = score_rows(model, rows, ANSWERS, int8=True)
     with torch.no_grad():
-        model.model.layers[0].mlp.up_proj.weight.mul_(0.5)
+        model.get_submodule(f"model.layers.0.{part}").weight.mul_(0.5)
     after = score_rows(model, rows, ANSWERS, int8=True)
     assert (before != after).all()
     np.testing.assert_allclose(after, score_rows(model, rows, ANSWERS), atol=0.3)

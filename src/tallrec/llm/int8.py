@@ -32,6 +32,7 @@ from tallrec.llm.int8_products import (
     weight_of,
     works,
 )
+from tallrec.llm.int8_sums import layers_by_sums, multiplies_by_sums
 from tallrec.llm.lean import is_silu_gated, layers_of
 from tallrec.llm.lean_layers import LeanLayer
 from tallrec.llm.memory import page_out
@@ -108,8 +109,11 @@ def reading_in_int8(model: PreTrainedModel | PeftModel) -> Iterator[None]:
     takes_trees(model, 0)  # tried here: in eight bits a float32 model would seem not to take them
     inputs, forwards = Inputs(), dict[nn.Module, _Forward]()
     parts = _parts(model)
-    for whole in parts.whole:
-        forwards[whole] = Int8Layer.made(whole, tuned=False)
+    follow_each_other = len(parts.whole) == len(layers_of(model)) - 1
+    if follow_each_other and multiplies_by_sums(parts.whole):
+        forwards |= layers_by_sums(parts.whole)
+    else:
+        forwards |= {whole: Int8Layer.made(whole, tuned=False) for whole in parts.whole}
     for mlp in parts.mlps:
         forwards[mlp] = partial(gated, by_rows=gated_pair(mlp, BY_ROWS), by_columns=None)
     for name, layer in parts.layers.items():

@@ -56,9 +56,11 @@ class Weight:
     steps_o: Tensor
 
     @classmethod
-    def made(cls, weight_oi: Tensor, of: Sequence[Tensor]) -> Weight:
-        """Rounds the rows of a matrix that is made of some weights."""
-        loops = _loops()
+    def made(
+        cls, weight_oi: Tensor, of: Sequence[Tensor], loops: ModuleType | None = None
+    ) -> Weight:
+        """Rounds the rows of a matrix that is made of some weights, for loops, if not the usual."""
+        loops = loops or _loops()
         whole_oi, steps_o1 = (loops or kernels_of(weight_oi)).rounded(weight_oi)
         if loops:
             packed = loops.packed(whole_oi)

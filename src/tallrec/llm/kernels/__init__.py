@@ -3,8 +3,9 @@
 On a CPU, in bfloat16 and float32 (`tallrec.llm.fused` tells); computed in float32 and rounded once.
 """
 
-from tallrec.llm.kernels import byte_products, short_products
+from tallrec.llm.kernels import byte_products, mixed_products, short_products
 from tallrec.llm.kernels.attention import add_rows_, softmax_, softmax_backward_
+from tallrec.llm.kernels.begun import begun
 from tallrec.llm.kernels.finished import Packed, finished
 from tallrec.llm.kernels.finished_slopes import finished_backward
 from tallrec.llm.kernels.int8 import gated_backward_rounded, gated_rounded, rounded, scaled_
@@ -42,6 +43,7 @@ __all__ = [
     "attend",
     "attend_backward",
     "attends",
+    "begun",
     "byte_products",
     "drawn",
     "finished",
@@ -51,6 +53,7 @@ __all__ = [
     "gated_backward_rounded",
     "gated_rounded",
     "in_tiles",
+    "mixed_products",
     "norm",
     "norm_backward",
     "norm_backward_added",

@@ -14,6 +14,15 @@ from numba.extending import overload
 from tallrec.llm.kernels.native import FLOAT, INT, LOOP, PART
 
 LOG2_E = FLOAT(1.4426950408889634)
+LEAST_EXPONENT = FLOAT(-126)
+EXP2 = (  # of the polynomial of degree 5 that is nearest to 2^x on [0, 1), the highest power first
+    FLOAT(0.0018775760),
+    FLOAT(0.0089893416),
+    FLOAT(0.0558263175),
+    FLOAT(0.2401536107),
+    FLOAT(0.6931530833),
+    FLOAT(0.9999999404),
+)
 
 
 def wide(x: Any) -> Any:
@@ -87,16 +96,16 @@ def of_order(order: Any) -> Any:
 def exp2(x: Any) -> Any:
     """2^x for x < 128, with a relative error of 2e-7; 2^-126 for what is less than -126.
 
-    2^floor(x) times a polynomial of degree 5, the minimax on [0, 1).
+    2^floor(x) times a polynomial.
     """
-    x = x if x > FLOAT(-126) else FLOAT(-126)
+    x = x if x > LEAST_EXPONENT else LEAST_EXPONENT
     floor = np.floor(x)
     f = x - floor
-    p = FLOAT(0.0018775760) * f + FLOAT(0.0089893416)
-    p = p * f + FLOAT(0.0558263175)
-    p = p * f + FLOAT(0.2401536107)
-    p = p * f + FLOAT(0.6931530833)
-    p = p * f + FLOAT(0.9999999404)
+    p = EXP2[0] * f + EXP2[1]
+    p = p * f + EXP2[2]
+    p = p * f + EXP2[3]
+    p = p * f + EXP2[4]
+    p = p * f + EXP2[5]
     exponent = np.int32(np.int32(floor) << np.int32(23))
     return np.int32(FLOAT(p).view(np.int32) + exponent).view(np.float32)
 

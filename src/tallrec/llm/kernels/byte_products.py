@@ -25,7 +25,9 @@ from tallrec.llm.kernels.byte_rows import (
     WORD,
     WORDS,
     by_rows,
+    by_tiles,
     load,
+    row_addresses,
     some_rows,
     write,
 )
@@ -33,27 +35,26 @@ from tallrec.llm.kernels.int8 import BYTE, ZERO, multiplied, rounded
 from tallrec.llm.kernels.native import INT, LOOP, PART, by_dtype, compiled, rows, run, share
 from tallrec.llm.kernels.tiles import COLUMNS, IS_LONG, LANES, VECTORS, call, can, spread
 
-__all__ = ["IN_USE", "multiply", "packed", "product", "rounded"]
+__all__ = ["IN_USE", "multiply_all", "packed", "product", "rounded"]
 
 _CAN = can("avx512vnni") if IS_LONG else can("avxvnni")
 IN_USE = _CAN and not can("amx-int8")  # torch has AMX's, larger ones
-_ADD_PRODUCTS = f"llvm.x86.avx512.vpdpbusd.{8 * BYTES * LANES}"  # of uint8 by int8
+ADD_PRODUCTS = f"llvm.x86.avx512.vpdpbusd.{8 * BYTES * LANES}"  # of uint8 by int8
 
 
 @intrinsic
-def _sum(_context: Any, like: Any, of_x: Any, of_y: Any, places: Any) -> Any:
+def _sum(_context: Any, like: Any, of_rows: Any, places: Any) -> Any:
     """Y of some rows and `COLUMNS` outputs.
 
     Args:
         like: A number of y.
-        of_x: The rows' addresses.
-        of_y: Where what becomes of them is to be.
+        of_rows: As `row_addresses` takes them.
         places: The addresses of packed weights and the size of steps, and a row's words.
     """
 
     def code(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        x_r, y_r = (cgutils.unpack_tuple(builder, arguments[n]) for n in (1, 2))
-        of_w, of_steps, n_words = cgutils.unpack_tuple(builder, arguments[3])
+        x_r, y_r = row_addresses(builder, arguments[1], ROWS)
+        of_w, of_steps, n_words = cgutils.unpack_tuple(builder, arguments[2])
         vectors = [LONGS(v * LANES * BYTES) for v in range(VECTORS)]
         starts = [load(builder, of_w, v, WORDS) for v in vectors]
         sums = [cgutils.alloca_once_value(builder, start) for _ in range(ROWS) for start in starts]
@@ -65,17 +66,23 @@ def _sum(_context: Any, like: Any, of_x: Any, of_y: Any, places: Any) -> Any:
                 x = spread(builder, load(builder, x_r[r], word, WORD), WORDS)
                 for total, w in zip(sums[r * VECTORS :], w_v, strict=False):
                     before = builder.load(total)
-                    builder.store(call(builder, _ADD_PRODUCTS, before, before, x, w), total)
+                    builder.store(call(builder, ADD_PRODUCTS, before, before, x, w), total)
         write(builder, like, [builder.load(total) for total in sums], of_steps, y_r)
         return context.get_dummy_value()
 
-    return types.void(like, of_x, of_y, places), code
+    return types.void(like, of_rows, places), code
 
 
 @njit(**PART)
 def multiply(y: Any, x: Any, weights: Any, o: Any) -> None:
     """A tile's outputs; see `byte_rows.by_rows`."""
-    by_rows(_sum, y, x, weights, o)
+    by_rows(_sum, y, x, weights, o, (ROWS, COLUMNS), (x.shape[1] // PER_WORD,))
+
+
+@njit(**LOOP)
+def multiply_all(y: Any, x: Any, weights: Any, width: Any) -> None:
+    """The first outputs of rows, up to whole tiles."""
+    by_tiles(multiply, y, x, weights, width, COLUMNS)
 
 
 @njit(**LOOP)
@@ -118,7 +125,7 @@ def packed(whole_oi: Tensor) -> Tensor:
 
 @njit(**LOOP)
 def _product(job: Any, dtype: Any) -> None:
-    some_rows(multiply, job, dtype)
+    some_rows(multiply_all, job, dtype)
 
 
 @compiled

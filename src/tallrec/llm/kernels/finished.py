@@ -13,14 +13,15 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from tallrec.llm.kernels import byte_products, short_products
+from tallrec.llm.kernels import byte_products, mixed_products, short_products
 from tallrec.llm.kernels.arithmetic import copy
-from tallrec.llm.kernels.byte_rows import ROWS, by_tiles
+from tallrec.llm.kernels.byte_rows import ROWS
 from tallrec.llm.kernels.int8 import BYTE, gate_row, round_row
 from tallrec.llm.kernels.native import FLOAT, LOOP, by_dtype, compiled, rows, run, share
 from tallrec.llm.kernels.whole_layers import add_row, normalize
 
-_multiply = (byte_products if byte_products.IN_USE else short_products).multiply
+multiply_all = (byte_products if byte_products.IN_USE else short_products).multiply_all
+SOME_BY_SUMS = 12 * mixed_products.ROWS
 SOME = 8 * ROWS  # what becomes of them, gate and up in float32 most of it, fits a second cache
 
 
@@ -43,16 +44,11 @@ class _Places(NamedTuple):
 
 
 @njit(**LOOP)
-def multiply_all(y: Any, x: Any, weights: Any, width: Any) -> None:
-    """The first outputs of rows, up to whole tiles."""
-    by_tiles(_multiply, y, x, weights, width)
-
-
-@njit(**LOOP)
-def _places(e: Any, d: Any, i: Any) -> Any:
-    attended, normed = np.empty((SOME, e), BYTE), np.empty((SOME, d), BYTE)
-    gated, factors = np.empty((SOME, i), BYTE), np.empty(SOME, FLOAT)
-    sums, both = np.empty((SOME, max(d, e)), FLOAT), np.empty((SOME, 2 * i), FLOAT)
+def _places(n: Any, e: Any, d: Any, i: Any, more: Any) -> Any:
+    """For n rows; behind what a norm and a gate give, for some bytes more."""
+    attended, normed = np.empty((n, e), BYTE), np.empty((n, d + more), BYTE)
+    gated, factors = np.empty((n, i + more), BYTE), np.empty(n, FLOAT)
+    sums, both = np.empty((n, max(d, e)), FLOAT), np.empty((n, 2 * i), FLOAT)
     return _Places(attended, normed, gated, factors, sums, both)
 
 
@@ -77,57 +73,80 @@ def _add_attended(some: Any, weights: Any, x: Any, attended: Any, total: Any) ->
 
 
 @njit(**LOOP)
-def _norm_rounded(some: Any, norm: Any, epsilon: Any, scale: Any, steps: Any) -> None:
+def _norm_rounded(
+    round_one: Any, some: Any, norm: Any, epsilon: Any, scale: Any, steps: Any
+) -> None:
     """The norm of a sum, and 1 / rms and the size of steps of each row."""
     for r in range(len(scale)):
         sum_d = some.sums[r, : len(norm)]
         scale[r, 0] = normalize(sum_d, norm, epsilon)
-        some.factors[r] = round_row(sum_d, some.normed[r])
+        some.factors[r] = round_one(sum_d, some.normed[r])
         steps[r, 0] = some.factors[r]
 
 
 @njit(**LOOP)
-def _gated_rounded(some: Any, weights: Any, n: Any, both: Any) -> None:
+def _gated_rounded(
+    round_one: Any, multiply: Any, some: Any, weights: Any, n: Any, both: Any
+) -> None:
     """silu(gate) * up; gate and up are kept where there are places for them."""
-    i = some.gated.shape[1]
-    multiply_all(some.both[:n], some.normed[:n], weights, 2 * i)
+    i = some.both.shape[1] // 2
+    multiply(some.both[:n], some.normed[:n], weights, 2 * i)
     for r in range(len(both)):
         copy(both[r], some.both[r])
     for r in range(n):
         gate, up = some.both[r, :i], some.both[r, i:]
         gate_row(gate, gate, up, some.factors[r])
-        some.factors[r] = round_row(gate, some.gated[r])
+        some.factors[r] = round_one(gate, some.gated[r])
 
 
 @njit(**LOOP)
-def _add_gated(some: Any, weights: Any, total: Any, out: Any) -> None:
+def _add_gated(multiply: Any, some: Any, weights: Any, total: Any, out: Any) -> None:
     """The sum of the sum before and the last product."""
     n, d = total.shape
-    multiply_all(some.sums[:n], some.gated[:n], weights, d)
+    multiply(some.sums[:n], some.gated[:n], weights, d)
     for r in range(n):
         add_row(out[r], total[r], some.sums[r], some.factors[r])
 
 
 @njit(**LOOP)
-def _finish(job: Any, dtype: Any) -> None:
+def _finish_by(
+    round_one: Any, multiply: Any, more: Any, some_rows: Any, job: Any, dtype: Any
+) -> None:
+    """Some rows at a time; an MLP's are rounded and multiplied as is said."""
     x, attended, out = rows(job, 0, dtype), rows(job, 1, dtype), rows(job, 2, dtype)
     norm, epsilon = rows(job, 3, dtype)[0], rows(job, 4, FLOAT)[0, 0]
     o, gate_up, down = packed_of(job, 5), packed_of(job, 7), packed_of(job, 9)
     total, both = rows(job, 11, dtype), rows(job, 12, dtype)
     scale, steps = rows(job, 13, FLOAT), rows(job, 14, FLOAT)
-    some = _places(attended.shape[1], x.shape[1], both.shape[1] // 2)
+    some = _places(some_rows, attended.shape[1], x.shape[1], both.shape[1] // 2, more)
     start, stop = share(job[0])
-    for a in range(start, stop, SOME):
-        b = min(a + SOME, stop)
+    for a in range(start, stop, some_rows):
+        b = min(a + some_rows, stop)
         _add_attended(some, o, x[a:b], attended[a:b], total[a:b])
-        _norm_rounded(some, norm, epsilon, scale[a:b], steps[a:b])
-        _gated_rounded(some, gate_up, b - a, both[a:b])
-        _add_gated(some, down, total[a:b], out[a:b])
+        _norm_rounded(round_one, some, norm, epsilon, scale[a:b], steps[a:b])
+        _gated_rounded(round_one, multiply, some, gate_up, b - a, both[a:b])
+        _add_gated(multiply, some, down, total[a:b], out[a:b])
+
+
+@njit(**LOOP)
+def _finish(job: Any, dtype: Any) -> None:
+    _finish_by(round_row, multiply_all, 0, SOME, job, dtype)
 
 
 @compiled
 def _finish_loop(job: Any) -> None:
     by_dtype(_finish, job)
+
+
+@njit(**LOOP)
+def _finish_by_sums(job: Any, dtype: Any) -> None:
+    mixed = mixed_products
+    _finish_by(mixed.round_row, mixed.multiply_all, mixed.TERM, SOME_BY_SUMS, job, dtype)
+
+
+@compiled
+def _finish_by_sums_loop(job: Any) -> None:
+    by_dtype(_finish_by_sums, job)
 
 
 def finished(
@@ -137,6 +156,7 @@ def finished(
     weights: Sequence[Packed],
     *,
     keeps: bool,
+    by_sums: bool = False,
 ) -> tuple[Tensor, ...]:
     """The sum of x' and down(silu(gate) * up) of norm(x'), where x' = x + o(attended).
 
@@ -146,6 +166,7 @@ def finished(
         norm: Weight and epsilon of the norm.
         weights: Of o, of gate and up together, and of down.
         keeps: Whether more than the sum is wanted.
+        by_sums: Whether weights of the MLP are of `mixed_products`.
 
     Returns:
         The sum; x', 1 / rms(x'), and gate and up side by side, each row to be scaled by the last.
@@ -156,5 +177,5 @@ def finished(
     scale, steps = torch.empty(shape), torch.empty(shape)
     packed = [part for weight in weights for part in weight]
     more = norm[0], torch.tensor([norm[1]]), *packed, total, both, scale, steps
-    run(_finish_loop, x, attended, out, *more)
+    run(_finish_by_sums_loop if by_sums else _finish_loop, x, attended, out, *more)
     return out, total, scale, both, steps

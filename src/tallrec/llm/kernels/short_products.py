@@ -36,7 +36,9 @@ from tallrec.llm.kernels.byte_rows import (
     WORD,
     WORDS,
     by_rows,
+    by_tiles,
     load,
+    row_addresses,
     some_rows,
     write,
 )
@@ -55,7 +57,7 @@ from tallrec.llm.kernels.short_sets import (
 )
 from tallrec.llm.kernels.tiles import COLUMNS, IS_LONG, LANES, VECTORS, call, spread
 
-__all__ = ["IN_USE", "in_shorts", "multiply", "packed", "product", "rounded"]
+__all__ = ["IN_USE", "in_shorts", "multiply_all", "packed", "product", "rounded"]
 
 _SHORTS, _BYTES = (ir.VectorType(kind, n * LANES) for kind, n in ((SHORT, 2), (ir.IntType(8), 4)))
 _ONES = ir.Constant(_SHORTS, [1] * 2 * LANES)
@@ -75,12 +77,12 @@ def _add_products(builder: Any, shorts: Any, x_r: list[tuple[Any, Any]], w_v: An
 
 
 @intrinsic
-def _sum(_context: Any, like: Any, of_x: Any, of_y: Any, places: Any) -> Any:
+def _sum(_context: Any, like: Any, of_rows: Any, places: Any) -> Any:
     """Y of some rows and `COLUMNS` outputs; see `byte_products`."""
 
     def code(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        x_r, y_r = (cgutils.unpack_tuple(builder, arguments[n]) for n in (1, 2))
-        of_w, of_steps, n_words = cgutils.unpack_tuple(builder, arguments[3])
+        x_r, y_r = row_addresses(builder, arguments[1], ROWS)
+        of_w, of_steps, n_words = cgutils.unpack_tuple(builder, arguments[2])
         vectors, step = [LONGS(v * LANES * BYTES) for v in range(VECTORS)], COLUMNS * BYTES
         tile = [(r, v) for r in range(ROWS) for v in range(VECTORS)]
         sums = [cgutils.alloca_once_value(builder, ir.Constant(WORDS, None)) for _ in tile]
@@ -111,13 +113,19 @@ def _sum(_context: Any, like: Any, of_x: Any, of_y: Any, places: Any) -> Any:
         write(builder, like, [builder.load(total) for total in sums], of_steps, y_r)
         return context.get_dummy_value()
 
-    return types.void(like, of_x, of_y, places), code
+    return types.void(like, of_rows, places), code
 
 
 @njit(**PART)
 def multiply(y: Any, x: Any, weights: Any, o: Any) -> None:
     """A tile's outputs; see `byte_rows.by_rows`."""
-    by_rows(_sum, y, x, weights, o)
+    by_rows(_sum, y, x, weights, o, (ROWS, COLUMNS), (x.shape[1] // PER_WORD,))
+
+
+@njit(**LOOP)
+def multiply_all(y: Any, x: Any, weights: Any, width: Any) -> None:
+    """The first outputs of rows, up to whole tiles."""
+    by_tiles(multiply, y, x, weights, width, COLUMNS)
 
 
 @njit(**LOOP)
@@ -201,7 +209,7 @@ def packed(whole_oi: Tensor) -> Tensor:
 
 @njit(**LOOP)
 def _product(job: Any, dtype: Any) -> None:
-    some_rows(multiply, job, dtype)
+    some_rows(multiply_all, job, dtype)
 
 
 @compiled

@@ -44,22 +44,22 @@ ROWS, COLUMNS = 4, LANES * VECTORS  # of C that are computed at once, in half of
 _BYTES = 4  # of a word
 
 
-class _BFloat(ir.Type):  # type: ignore[misc]
+class BFloat(ir.Type):  # type: ignore[misc]
     """LLVM's bfloat, which llvmlite does not name."""
 
     def _to_string(self) -> str:
         return "bfloat"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _BFloat)
+        return isinstance(other, BFloat)
 
     def __hash__(self) -> int:
-        return hash(_BFloat)
+        return hash(BFloat)
 
 
 _LONG, _WORD, _FLOAT = ir.IntType(64), ir.IntType(32), ir.FloatType()
 _FLOATS, _WORDS = ir.VectorType(_FLOAT, LANES), ir.VectorType(_WORD, LANES)
-_BFLOATS = ir.VectorType(_BFloat(), 2 * LANES)
+BFLOATS = ir.VectorType(BFloat(), 2 * LANES)
 
 
 def call(builder: Any, name: str, like: Any, *values: Any) -> Any:
@@ -72,7 +72,7 @@ def _add_products(builder: Any, total: Any, one: Any, other: Any) -> Any:
     """Total and the products of two vectors of words, float32 or pairs of bfloat16."""
     if one.type == _FLOATS:
         return call(builder, f"llvm.fma.v{LANES}f32", total, one, other, total)
-    pairs = [builder.bitcast(x, _BFLOATS) for x in (one, other)]
+    pairs = [builder.bitcast(x, BFLOATS) for x in (one, other)]
     return call(builder, "llvm.x86.avx512bf16.dpbf16ps.512", total, total, *pairs)
 
 
@@ -163,7 +163,7 @@ def _transpose(_context: Any, places: Any) -> Any:
 
 
 _HAS_TILES = IS_LONG or can("avx2", "fma")
-_HAS_PAIRS, _HAS_AMX = can("avx512bf16"), can("amx-bf16")
+HAS_PAIRS, _HAS_AMX = can("avx512bf16"), can("amx-bf16")
 
 
 def in_tiles(dtype: torch.dtype) -> bool:
@@ -173,7 +173,7 @@ def in_tiles(dtype: torch.dtype) -> bool:
 
 def in_floats(dtype: torch.dtype) -> bool:
     """Whether words are best float32: of bfloat16, where it is not multiplied as fast."""
-    return dtype == torch.bfloat16 and not (_HAS_PAIRS and multiplies_bfloat16_fast())
+    return dtype == torch.bfloat16 and not (HAS_PAIRS and multiplies_bfloat16_fast())
 
 
 @njit(**LOOP)

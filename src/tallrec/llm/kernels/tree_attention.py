@@ -14,10 +14,10 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from tallrec.llm.kernels.arithmetic import LOG2_E, exp2, narrow, of_order, order
+from tallrec.llm.kernels.arithmetic import LOG2_E
+from tallrec.llm.kernels.exponentials import exponentials
 from tallrec.llm.kernels.native import (
     FLOAT,
-    INT,
     LONG,
     LOOP,
     compiled,
@@ -64,31 +64,13 @@ if TYPE_CHECKING:
 
 # Shape letters as in `tallrec.llm.kernels.tree_rows`.
 
-_LEAST = INT(-0x7FFFFFFF)
-
-
-@njit(**LOOP)
-def _exponentials(scores: Any, n: Any, factor: Any) -> Any:
-    """2^(factor (score - the largest)) of the first n, 0 behind; 1 / their sum, its logarithm."""
-    most = _LEAST
-    for j in range(len(scores)):
-        key = order(scores[j])
-        key = key if INT(j) < n else _LEAST
-        most = key if key > most else most
-    top, total = of_order(most), FLOAT(0)
-    for j in range(len(scores)):
-        exp = exp2((scores[j] - top) * factor)
-        exp = exp if INT(j) < n else FLOAT(0)
-        scores[j] = exp
-        total += exp
-    return FLOAT(1) / total, top * factor + np.log2(total)
-
 
 @njit(**LOOP)
 def _attend_run(some: Any, here: Any, held: Any, arrays: Any) -> None:
     """Attention of those of a run's queries that have the same head of keys."""
     (tree, one, _), (keys, values), (q, out, bases, scaling) = here, held, arrays
     per, inverses = per_word(keys[0, 0]), np.empty(TAKEN, FLOAT)
+    scores, weights, factor = some.scores, some.weights, scaling * LOG2_E
     n_rows = one[N_Q] * (tree.n_heads // tree.n_groups)
     for first in range(0, n_rows, TAKEN):
         n = min(TAKEN, up(n_rows - first, ROWS))
@@ -97,12 +79,14 @@ def _attend_run(some: Any, here: Any, held: Any, arrays: Any) -> None:
         ahead(q, out, here, first)
         multiply(some.queries, keys, some.scores, n, most, q.shape[1] // per, False)
         for r in range(n):
-            scores, weights = some.scores[r, : up(most, LANES)], some.weights[r]
-            inverses[r], base = _exponentials(scores, some.seen[r], scaling * LOG2_E)
+            of_row = scores.ctypes.data + r * scores.strides[0]
+            to = weights.ctypes.data + r * weights.strides[0]
+            places = of_row, to, some.seen[r], up(most, LANES)
+            found: Any = exponentials(weights[0, 0], places, factor)  # type: ignore[call-arg]
+            total, base = found
+            inverses[r] = FLOAT(1) / total
             if some.at[r] >= 0:
-                bases[some.at[r], 0] = base
-            for j in range(len(scores)):
-                weights[j] = narrow(scores[j], weights[j])
+                bases[some.at[r], 0] = base + np.log2(total)
         weigh(some.weights, values, some.sums, n, up(most, per) // per)
         for r in range(n):
             put(out, some.at[r], some.sums[r], inverses[r])

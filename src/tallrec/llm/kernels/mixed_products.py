@@ -1,0 +1,280 @@
+"""Products of eight bits where a core adds bytes beside its products of them (AMD's Zen 4).
+
+Half as many products by sums (Winograd, 1968): (x0 + w1) (x1 + w0) = x0 w0 + x1 w1 + x0 x1 + w0 w1,
+of which the last two are of a row and of an output alone. The sums are made where products cannot
+be, so that two thirds of a row's inputs by sums and one third as they are take two thirds of the
+time of `byte_products`. A sum has to fit eight bits: inputs and weights by sums are 63 at most.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import llvmlite.binding as llvm
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from torch import Tensor
+
+from tallrec.llm.kernels.arithmetic import copy
+from tallrec.llm.kernels.byte_products import ADD_PRODUCTS
+from tallrec.llm.kernels.byte_products import IN_USE as _HAS_PRODUCTS
+from tallrec.llm.kernels.byte_rows import (
+    BYTES,
+    FLOATS,
+    LONGS,
+    PER_WORD,
+    WORD,
+    WORDS,
+    by_rows,
+    by_tiles,
+    load,
+    row_addresses,
+    some_rows,
+    write,
+)
+from tallrec.llm.kernels.int8 import BYTE, ZERO, multiplied
+from tallrec.llm.kernels.native import FLOAT, INT, LOOP, PART, by_dtype, compiled, rows, run, share
+from tallrec.llm.kernels.rotation import rotate
+from tallrec.llm.kernels.tiles import IS_LONG, LANES, call, pointer, spread
+
+IN_USE = _HAS_PRODUCTS and IS_LONG and llvm.get_host_cpu_name().startswith("znver")
+ROWS, VECTORS = 5, 3  # that are summed at once: more would leave sums of bytes no registers
+COLUMNS = VECTORS * LANES
+PART_OF, GROUP = 16, 48  # inputs: two parts of a group by sums, the third as they are
+MULTIPLE = 4 * GROUP  # widths are of it, so that what is mixed is multiplied alike
+TERM = 4  # bytes behind a row: what is of it alone
+_MOST = 63  # of what is added up
+_STEPS, _STEP = PART_OF // PER_WORD, 3 * COLUMNS * BYTES  # words of a part; of weights for each
+_VECTOR = PART_OF * BYTES  # of a row that is yet to be rounded
+_ALL_BYTES = ir.VectorType(ir.IntType(8), BYTES * LANES)
+
+
+def _add_bytes(builder: Any, one: Any, other: Any) -> Any:
+    whole = [builder.bitcast(vector, _ALL_BYTES) for vector in (one, other)]
+    return builder.bitcast(builder.add(*whole), WORDS)
+
+
+def _of_x(builder: Any, address: Any, offset: Any) -> Any:
+    """A word of a row, in all lanes."""
+    return spread(builder, load(builder, address, offset, WORD), WORDS)
+
+
+def _add_step(builder: Any, sums: list[Any], x_r: list[Any], of_w: Any) -> None:
+    """Adds products of a word of each part and their weights."""
+    w0, w1, w2 = (
+        [
+            load(builder, of_w, LONGS((k * VECTORS + v) * LANES * BYTES), WORDS)
+            for v in range(VECTORS)
+        ]
+        for k in range(3)
+    )
+
+    def add(r: int, v: int, x: Any, w: Any) -> None:
+        total = sums[r * VECTORS + v]
+        before = builder.load(total)
+        builder.store(call(builder, ADD_PRODUCTS, before, before, x, w), total)
+
+    for r, of_x in enumerate(x_r):
+        x0, x1, x2 = (_of_x(builder, of_x, LONGS(k * PART_OF)) for k in range(3))
+        for v in range(VECTORS):
+            add(r, v, _add_bytes(builder, x0, w1[v]), _add_bytes(builder, x1, w0[v]))
+        for v in range(VECTORS):
+            add(r, v, x2, w2[v])
+
+
+@intrinsic
+def _sum(_context: Any, like: Any, of_rows: Any, places: Any) -> Any:
+    """Y of some rows and `COLUMNS` outputs; see `byte_products`."""
+
+    def code(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        x_r, y_r = row_addresses(builder, arguments[1], ROWS)
+        of_w, of_steps, n_groups = cgutils.unpack_tuple(builder, arguments[2])
+        starts = [load(builder, of_w, LONGS(v * LANES * BYTES), WORDS) for v in range(VECTORS)]
+        behind = builder.mul(n_groups, LONGS(GROUP))
+        terms = [_of_x(builder, of_x, behind) for of_x in x_r]
+        starts = [builder.sub(start, term) for term in terms for start in starts]
+        sums = [cgutils.alloca_once_value(builder, start) for start in starts]
+        of_w = builder.add(of_w, LONGS(COLUMNS * BYTES))
+        with cgutils.for_range(builder, n_groups) as loop:
+            group = builder.mul(loop.index, LONGS(GROUP))
+            w_at = builder.add(of_w, builder.mul(loop.index, LONGS(_STEPS * _STEP)))
+            for step in range(_STEPS):
+                at = [builder.add(x, builder.add(group, LONGS(step * BYTES))) for x in x_r]
+                _add_step(builder, sums, at, builder.add(w_at, LONGS(step * _STEP)))
+        write(builder, like, [builder.load(total) for total in sums], of_steps, y_r)
+        return context.get_dummy_value()
+
+    return types.void(like, of_rows, places), code
+
+
+@njit(**PART)
+def multiply(y: Any, x: Any, weights: Any, o: Any) -> None:
+    """A tile's outputs; see `byte_rows.by_rows`."""
+    by_rows(_sum, y, x, weights, o, (ROWS, COLUMNS), (x.shape[1] // GROUP,))
+
+
+@njit(**LOOP)
+def multiply_all(y: Any, x: Any, weights: Any, width: Any) -> None:
+    """All outputs of rows."""
+    by_tiles(multiply, y, x, weights, width, COLUMNS)
+
+
+@intrinsic
+def _largest(_context: Any, of_row: Any, n_groups: Any) -> Any:
+    """The largest numbers by sums and as they are, as bits: what is not a number is larger."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        zero = ir.Constant(WORDS, None)
+        most = [cgutils.alloca_once_value(builder, zero) for _ in range(2)]
+        with cgutils.for_range(builder, arguments[1]) as loop:
+            at = builder.mul(loop.index, LONGS(GROUP * BYTES))
+            for part, of_part in enumerate((most[0], most[0], most[1])):
+                vector = load(builder, arguments[0], builder.add(at, LONGS(part * _VECTOR)), WORDS)
+                size = builder.and_(vector, ir.Constant(WORDS, LANES * [0x7FFFFFFF]))
+                before = builder.load(of_part)
+                larger = builder.icmp_signed(">", size, before)
+                builder.store(builder.select(larger, size, before), of_part)
+        both = [_reduced(builder, "smax", builder.load(of_part)) for of_part in most]
+        return context.make_tuple(builder, signature.return_type, both)
+
+    return types.UniTuple(types.int32, 2)(of_row, n_groups), code
+
+
+@intrinsic
+def _round(_context: Any, of_row: Any, of_out: Any, n_groups: Any, factor: Any) -> Any:
+    """Writes a row times a factor, rounded; gives the sum of products of its first two parts."""
+
+    def code(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        term = cgutils.alloca_once_value(builder, ir.Constant(WORDS, None))
+        factor = spread(builder, arguments[3], FLOATS)
+        half = ir.Constant(FLOATS, LANES * [ZERO + 0.5])
+        with cgutils.for_range(builder, arguments[2]) as loop:
+            group, words = builder.mul(loop.index, LONGS(GROUP)), []
+            for part in range(GROUP // PART_OF):
+                at = builder.add(group, LONGS(part * PART_OF))
+                x = load(builder, arguments[0], builder.mul(at, LONGS(BYTES)), FLOATS)
+                words.append(builder.fptosi(builder.fadd(builder.fmul(x, factor), half), WORDS))
+                few = builder.trunc(words[-1], ir.VectorType(ir.IntType(8), LANES))
+                builder.store(few, pointer(builder, arguments[1], at, few.type), align=1)
+            second = builder.sub(words[1], ir.Constant(WORDS, LANES * [ZERO]))
+            more = builder.mul(words[0], second)
+            builder.store(builder.add(builder.load(term), more), term)
+        return _reduced(builder, "add", builder.load(term))
+
+    return types.int32(of_row, of_out, n_groups, factor), code
+
+
+def _reduced(builder: Any, how: str, vector: Any) -> Any:
+    kind = ir.FunctionType(WORD, [WORDS])
+    name = f"llvm.vector.reduce.{how}.v{LANES}i32"
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [vector])
+
+
+@njit(**LOOP)
+def round_row(buffer: Any, out_d: Any) -> Any:
+    """As `int8.round_row`, and behind it what is of the row alone.
+
+    Each 64 numbers that are mixed are of parts that are multiplied alike.
+    """
+    rotate(buffer)
+    n_groups = len(buffer) // GROUP
+    largest: Any = _largest(buffer.ctypes.data, n_groups)  # type: ignore[call-arg]
+    by_sums, others = largest
+    least = FLOAT(INT(by_sums).view(np.float32) * FLOAT(127 / _MOST)).view(np.int32)
+    top = INT(max(least, others)).view(np.float32)
+    factor = FLOAT(127) / top if top > 0 else FLOAT(0)
+    to = out_d.ctypes.data
+    term: Any = _round(buffer.ctypes.data, to, n_groups, factor)
+    for p in range(TERM):
+        out_d[len(buffer) + p] = BYTE(term >> INT(8 * p))
+    return top / FLOAT(127)
+
+
+@njit(**LOOP)
+def _rounded(job: Any, dtype: Any) -> None:
+    x, out, steps = rows(job, 0, dtype), rows(job, 1, BYTE), rows(job, 2, FLOAT)
+    buffer = np.empty(x.shape[1], FLOAT)
+    start, stop = share(job[0])
+    for i in range(start, stop):
+        copy(buffer, x[i])
+        steps[i, 0] = round_row(buffer, out[i])
+
+
+@compiled
+def _rounded_loop(job: Any) -> None:
+    by_dtype(_rounded, job)
+
+
+def rounded(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows as `int8.rounded` gives them, with `TERM` bytes more."""
+    x = x.contiguous()
+    out = torch.empty(*x.shape[:-1], x.shape[-1] + TERM, dtype=torch.uint8)
+    steps = torch.empty(*x.shape[:-1], 1)
+    run(_rounded_loop, x, out, steps)
+    return out, steps
+
+
+@njit(**LOOP)
+def _pack_output(tile: Any, column: Any, whole_i: Any) -> None:
+    """Packs the weights of an output, and before them what sums begin with."""
+    total, word = INT(0), COLUMNS * PER_WORD
+    for at in range(0, len(whole_i) - TERM, GROUP):
+        for j in range(PART_OF):
+            to = word + at // GROUP * _STEPS * _STEP + j // PER_WORD * _STEP + column + j % PER_WORD
+            w0, w1 = INT(whole_i[at + j]) - INT(ZERO), INT(whole_i[at + PART_OF + j]) - INT(ZERO)
+            w2 = INT(whole_i[at + 2 * PART_OF + j]) - INT(ZERO)
+            tile[to], tile[to + word] = np.int8(w0 - INT(ZERO)), np.int8(w1)
+            tile[to + 2 * word] = np.int8(w2)
+            total -= INT(w0 * (w1 + INT(ZERO)) + w2 * INT(ZERO))
+    for p in range(PER_WORD):
+        tile[column + p] = np.int8(INT(total >> INT(8 * p)))
+
+
+@njit(**LOOP)
+def _pack(job: Any, _dtype: Any) -> None:
+    out, whole = rows(job, 0, np.int8), rows(job, 1, BYTE)
+    start, stop = share(job[0])
+    for t in range(start, stop):
+        first = min(t * COLUMNS, len(whole) - COLUMNS)
+        for c in range(COLUMNS):
+            _pack_output(out[t], c * PER_WORD, whole[first + c])
+
+
+@compiled
+def _pack_loop(job: Any) -> None:
+    by_dtype(_pack, job)
+
+
+def packed(whole_oi: Tensor) -> Tensor:
+    """Weights as `product` reads them.
+
+    Args:
+        whole_oi: uint8 as `rounded` gives it; i is a multiple of 192, o of 64.
+
+    Returns:
+        int8, a row for each tile of outputs, the last of which begins in the one before it where
+        the width wants that; after what sums begin with, a word of the first inputs to be added,
+        one of the second, and one of the others.
+    """
+    o, i = len(whole_oi), whole_oi.shape[1] - TERM
+    out = torch.empty(-(-o // COLUMNS), (1 + i // PER_WORD) * PER_WORD * COLUMNS, dtype=torch.int8)
+    run(_pack_loop, out, whole_oi)
+    return out
+
+
+@njit(**LOOP)
+def _product(job: Any, dtype: Any) -> None:
+    some_rows(multiply_all, job, dtype)
+
+
+@compiled
+def _product_loop(job: Any) -> None:
+    by_dtype(_product, job)
+
+
+product = partial(multiplied, _product_loop)
