@@ -21,7 +21,7 @@ from tallrec.llm.kernels.native import FLOAT, LOOP, by_dtype, compiled, rows, ru
 from tallrec.llm.kernels.whole_layers import add_row, normalize
 
 multiply_all = (byte_products if byte_products.IN_USE else short_products).multiply_all
-SOME_BY_SUMS = 12 * mixed_products.ROWS
+SOME_BY_SUMS = 12 * mixed_products.ROWS  # as below, and 30 to 90 rows take as long
 SOME = 8 * ROWS  # what becomes of them, gate and up in float32 most of it, fits a second cache
 
 
