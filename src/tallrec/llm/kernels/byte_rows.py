@@ -16,7 +16,7 @@ from tallrec.llm.kernels.tiles import LANES, pointer
 ROWS = 6  # that are summed at once, in `VECTORS` each: three quarters of the registers
 PER_WORD = 4  # bytes that are multiplied and added up in each lane
 BYTES = 4  # of a word
-_SOME = 15 * ROWS  # rows, of six or five a tile, that read a tile of weights while a core's second cache has it
+_SOME = 15 * ROWS  # rows that read a tile of weights while a core's second cache has it
 
 LONGS, WORD, SHORT, FLOAT32 = ir.IntType(64), ir.IntType(32), ir.IntType(16), ir.FloatType()
 WORDS, FLOATS = ir.VectorType(WORD, LANES), ir.VectorType(FLOAT32, LANES)
