@@ -1,5 +1,8 @@
 """Products that are partly by sums are exact, and layers of them compute what others do."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +17,7 @@ from tests.llm.test_int8 import (
     KERNELS,
     SMALLER,
     model_of,
-    needs_bytes,
+    needs_loops,
     own_forwards,
     rotated,
 )
@@ -22,7 +25,7 @@ from tests.llm.test_scoring import ANSWERS, random_rows
 
 PRODUCTS = KERNELS and KERNELS.mixed_products
 needs_sums = pytest.mark.skipif(
-    not (PRODUCTS and PRODUCTS.IN_USE), reason="only AMD's cores with AVX-512 are quicker by sums"
+    not (PRODUCTS and PRODUCTS.CAN), reason="the processor has no VNNI of AVX-512, or has AMX"
 )
 LIMITS = torch.tensor(2 * 16 * [63] + 16 * [127])  # of a group of 48
 
@@ -39,7 +42,7 @@ def with_terms(signed):
     return torch.cat([(signed + 128).to(torch.uint8), behind], -1)
 
 
-@needs_bytes
+@needs_sums
 @settings(deadline=None)
 @given(
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
@@ -61,7 +64,7 @@ def test_products_by_sums_are_exact(dtype, n, i, o):
     assert torch.equal(found, ((x @ weights.T).float() * steps).to(dtype))
 
 
-@needs_bytes
+@needs_sums
 @settings(deadline=None)
 @given(
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
@@ -85,7 +88,7 @@ def test_rows_are_rounded_to_steps_that_leave_room_for_sums(dtype, n, width, sca
     assert torch.equal(whole, with_terms(signed))
 
 
-@needs_bytes
+@needs_sums
 def test_what_is_not_a_number_stays_so():
     x = torch.ones(4, 192)
     x[1, 5], x[2, 37], x[3, 5] = torch.nan, torch.nan, torch.inf
@@ -93,6 +96,16 @@ def test_what_is_not_a_number_stays_so():
     assert steps[:, 0].isfinite().tolist() == [True, False, False, False]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere torch has another OpenMP")
+def test_amds_processors_with_vnni_of_avx512_multiply_by_sums():
+    """So that nothing here is skipped where it could run."""
+    can = torch.cpu.get_capabilities().get
+    vnni = can("avx512_f") and can("avx512_vnni") and not can("amx_int8")
+    assert bool(vnni) == PRODUCTS.CAN
+    assert (PRODUCTS.CAN and "AuthenticAMD" in Path("/proc/cpuinfo").read_text()) == PRODUCTS.IN_USE
+
+
+@needs_loops
 def test_channels_of_the_largest_weights_are_by_sums():
     layers = layers_of(model_of("llama in thirds"))[:-1]
     order = int8_sums._order_of(layers)
@@ -108,6 +121,7 @@ def test_channels_of_the_largest_weights_are_by_sums():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", ["llama in thirds", "qwen2 in thirds"])
 def test_layers_by_sums_compute_what_those_without_do(monkeypatch, name, dtype):
+    monkeypatch.setattr(PRODUCTS, "IN_USE", True)  # also where they are not quicker
     model, rows = model_of(name, dtype), random_rows(40)
     ids = torch.arange(3, 60)[None]
     with torch.no_grad(), reading_in_int8(model):
@@ -125,7 +139,8 @@ def test_layers_by_sums_compute_what_those_without_do(monkeypatch, name, dtype):
 
 
 @needs_sums
-def test_layers_that_do_not_follow_each_other_are_not_by_sums():
+def test_layers_that_do_not_follow_each_other_are_not_by_sums(monkeypatch):
+    monkeypatch.setattr(PRODUCTS, "IN_USE", True)
     model = model_of("llama in thirds")
     with reading_in_int8(model):
         assert own_forwards(model)

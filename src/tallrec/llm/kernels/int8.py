@@ -52,14 +52,20 @@ def round_rotated(buffer: Any, out_d: Any, least: Any) -> Any:
 
 
 @njit(**LOOP)
-def _rounded(job: Any, dtype: Any) -> None:
+def round_rows(round_one: Any, job: Any, dtype: Any) -> None:
+    """Rounds the rows of a job; what does it to one, as `round_row`."""
     x, out = rows(job, 0, dtype), rows(job, 1, BYTE)
     steps = rows(job, 2, FLOAT)
     buffer = np.empty(x.shape[1], FLOAT)
     start, stop = share(job[0])
     for i in range(start, stop):
         copy(buffer, x[i])
-        steps[i, 0] = round_row(buffer, out[i])
+        steps[i, 0] = round_one(buffer, out[i])
+
+
+@njit(**LOOP)
+def _rounded(job: Any, dtype: Any) -> None:
+    round_rows(round_row, job, dtype)
 
 
 @compiled

@@ -20,7 +20,6 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor
 
-from tallrec.llm.kernels.arithmetic import copy
 from tallrec.llm.kernels.byte_products import ADD_PRODUCTS
 from tallrec.llm.kernels.byte_products import IN_USE as _HAS_PRODUCTS
 from tallrec.llm.kernels.byte_rows import (
@@ -37,12 +36,13 @@ from tallrec.llm.kernels.byte_rows import (
     some_rows,
     write,
 )
-from tallrec.llm.kernels.int8 import BYTE, ZERO, multiplied
+from tallrec.llm.kernels.int8 import BYTE, ZERO, multiplied, round_rows
 from tallrec.llm.kernels.native import FLOAT, INT, LOOP, PART, by_dtype, compiled, rows, run, share
 from tallrec.llm.kernels.rotation import rotate
 from tallrec.llm.kernels.tiles import IS_LONG, LANES, call, pointer, spread
 
-IN_USE = _HAS_PRODUCTS and IS_LONG and llvm.get_host_cpu_name().startswith("znver")
+CAN = _HAS_PRODUCTS and IS_LONG
+IN_USE = CAN and llvm.get_host_cpu_name().startswith("znver")
 ROWS, VECTORS = 5, 3  # that are summed at once: more would leave sums of bytes no registers
 COLUMNS = VECTORS * LANES
 PART_OF, GROUP = 16, 48  # inputs: two parts of a group by sums, the third as they are
@@ -197,12 +197,7 @@ def round_row(buffer: Any, out_d: Any) -> Any:
 
 @njit(**LOOP)
 def _rounded(job: Any, dtype: Any) -> None:
-    x, out, steps = rows(job, 0, dtype), rows(job, 1, BYTE), rows(job, 2, FLOAT)
-    buffer = np.empty(x.shape[1], FLOAT)
-    start, stop = share(job[0])
-    for i in range(start, stop):
-        copy(buffer, x[i])
-        steps[i, 0] = round_row(buffer, out[i])
+    round_rows(round_row, job, dtype)
 
 
 @compiled
