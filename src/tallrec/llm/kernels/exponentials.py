@@ -10,7 +10,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from tallrec.llm.kernels.arithmetic import EXP2, LEAST_EXPONENT
-from tallrec.llm.kernels.tiles import LANES, BFloat, call, pointer, spread
+from tallrec.llm.kernels.tiles import IS_LONG, LANES, BFloat, call, can, pointer, spread
 
 _BYTES = 4  # of a score
 _LONG, _WORD, _FLOAT = ir.IntType(64), ir.IntType(32), ir.FloatType()
@@ -20,6 +20,8 @@ _FMA, _FLOOR, _MAX, _SUM = (
     f"llvm.{name}.v{LANES}f32"
     for name in ("fma", "floor", "vector.reduce.fmax", "vector.reduce.fadd")
 )
+_SPLITS = IS_LONG and can("avx512dq")  # a number into a whole one and the rest of it
+_FLOOR_ONLY = 9  # the whole number below, and no exceptions
 _LEAST = -3.4028235e38  # of float32
 
 
@@ -27,17 +29,30 @@ def _all(kind: Any, number: Any) -> Any:
     return ir.Constant(kind, LANES * [number])
 
 
+def _masked(builder: Any, name: str, x: Any, more: Any) -> Any:
+    """One of the instructions that LLVM has with a mask and a rounding alone; all lanes."""
+    few, near = ir.IntType(LANES), _WORD(4)
+    name = f"llvm.x86.avx512.mask.{name}.{8 * _BYTES * LANES}"
+    return call(builder, name, x, x, more, x, few((1 << LANES) - 1), near)
+
+
 def _larger(builder: Any, one: Any, other: Any) -> Any:
     return builder.select(builder.fcmp_ordered(">", one, other), one, other)
 
 
-def _exp2(builder: Any, x: Any) -> Any:
+def exp2(builder: Any, x: Any, powers: Any = EXP2) -> Any:
     """As `arithmetic.exp2`."""
     x = _larger(builder, x, _all(_FLOATS, LEAST_EXPONENT))
-    floor = call(builder, _FLOOR, x, x)
-    f, p = builder.fsub(x, floor), _all(_FLOATS, EXP2[0])
-    for number in EXP2[1:]:
+    if _SPLITS:
+        f = _masked(builder, "reduce.ps", x, _WORD(_FLOOR_ONLY))
+    else:
+        floor = call(builder, _FLOOR, x, x)
+        f = builder.fsub(x, floor)
+    p = _all(_FLOATS, powers[0])
+    for number in powers[1:]:
         p = call(builder, _FMA, p, p, f, _all(_FLOATS, number))
+    if _SPLITS:
+        return _masked(builder, "scalef.ps", p, x)
     exponent = builder.shl(builder.fptosi(floor, _WORDS), _all(_WORDS, 23))
     return builder.bitcast(builder.add(builder.bitcast(p, _WORDS), exponent), _FLOATS)
 
@@ -45,25 +60,11 @@ def _exp2(builder: Any, x: Any) -> Any:
 class _Row:
     """Code that goes over a row of scores and one of weights."""
 
-    def __init__(self, builder: Any, like: Any, places: Any, factor: Any) -> None:
+    def __init__(self, builder: Any, like: Any, scores: Any, weights: Any, factor: Any) -> None:
         self._builder, self._narrow = builder, not isinstance(like, types.Float)
-        self._scores, self._weights, self._n, length = cgutils.unpack_tuple(builder, places)
-        self._whole = builder.udiv(self._n, _LONG(LANES))
-        self._ends = builder.udiv(length, _LONG(LANES))
-        self._factor = spread(builder, factor, _FLOATS)
+        self._scores, self._weights, self._factor = scores, weights, factor
         self.top = cgutils.alloca_once_value(builder, _all(_FLOATS, _LEAST))
         self.total = cgutils.alloca_once_value(builder, _all(_FLOATS, 0.0))
-
-    def each(self, visit: Any) -> None:
-        """Visits all vectors: where they are, and which of their lanes are seen (None: all)."""
-        builder = self._builder
-        with cgutils.for_range(builder, self._whole) as loop:
-            visit(loop.index, None)
-        with cgutils.for_range(builder, self._ends, start=self._whole) as loop:
-            left = builder.sub(self._n, builder.mul(loop.index, _LONG(LANES)))
-            left = spread(builder, builder.trunc(left, _WORD), _WORDS)
-            lanes = ir.Constant(_WORDS, list(range(LANES)))
-            visit(loop.index, builder.icmp_signed("<", lanes, left))
 
     def _scores_at(self, index: Any) -> Any:
         at = self._builder.mul(index, _LONG(LANES * _BYTES))
@@ -75,11 +76,18 @@ class _Row:
         scores = builder.select(seen, scores, _all(_FLOATS, _LEAST)) if seen else scores
         builder.store(_larger(builder, scores, builder.load(self.top)), self.top)
 
+    def take_off(self) -> Any:
+        """What is taken off exponents from here on; the same of a lane."""
+        top = self.reduced(_MAX, self._builder.load(self.top))
+        base = self._builder.fmul(top, self._builder.extract_element(self._factor, _WORD(0)))
+        self._builder.store(spread(self._builder, self._builder.fneg(base), _FLOATS), self.top)
+        return base
+
     def weigh(self, index: Any, seen: Any) -> None:
         """Weights of scores, and their sum in each lane."""
         builder, scores = self._builder, self._scores_at(index)
         below = builder.load(self.top)
-        exp = _exp2(builder, call(builder, _FMA, scores, scores, self._factor, below))
+        exp = exp2(builder, call(builder, _FMA, scores, scores, self._factor, below))
         exp = builder.select(seen, exp, _all(_FLOATS, 0.0)) if seen else exp
         builder.store(builder.fadd(builder.load(self.total), exp), self.total)
         bytes_each = _BYTES // 2 if self._narrow else _BYTES
@@ -90,6 +98,10 @@ class _Row:
         at = builder.mul(index, _LONG(LANES * bytes_each))
         builder.store(exp, pointer(builder, self._weights, at, exp.type), align=bytes_each)
 
+    def sum(self) -> Any:
+        """Of all lanes' weights."""
+        return self.reduced(_SUM, self._builder.load(self.total), _FLOAT(0.0))
+
     def reduced(self, name: str, vector: Any, *start: Any) -> Any:
         """A number of all lanes."""
         kind = ir.FunctionType(_FLOAT, [*(one.type for one in start), _FLOATS])
@@ -97,27 +109,67 @@ class _Row:
         return self._builder.call(function, [*start, vector], fastmath=("reassoc",))
 
 
+def _each(builder: Any, visits: list[Any], seen: list[Any], n_vectors: Any) -> None:
+    """Visits all vectors of rows: where they are, which lanes the row sees (None: all)."""
+    least = seen[0]
+    for other in seen[1:]:
+        least = builder.select(builder.icmp_signed("<", other, least), other, least)
+    whole = builder.udiv(least, _LONG(LANES))
+    with cgutils.for_range(builder, whole) as loop:
+        for visit in visits:
+            visit(loop.index, None)
+    with cgutils.for_range(builder, n_vectors, start=whole) as loop:
+        first = builder.mul(loop.index, _LONG(LANES))
+        lanes = ir.Constant(_WORDS, list(range(LANES)))
+        for visit, n in zip(visits, seen, strict=True):
+            left = spread(builder, builder.trunc(builder.sub(n, first), _WORD), _WORDS)
+            visit(loop.index, builder.icmp_signed("<", lanes, left))
+
+
 @intrinsic
-def exponentials(_context: Any, like: Any, places: Any, factor: Any) -> Any:
+def exponentials(_context: Any, like: Any, places: Any, seen: Any, factor: Any) -> Any:
     """Weights 2^(factor (score - the largest)) of those scores that are seen, 0 for the others.
+
+    Rows are gone over together, so that none waits for what another one has to find.
 
     Args:
         like: A weight: float32, or a bfloat16 as its bits.
-        places: Addresses of scores and weights, how many are seen, and how many there are.
+        places: Addresses of scores and of weights, each with the bytes from row to row, and how
+            many of a row there are.
+        seen: How many of them each row sees.
         factor: Positive.
 
     Returns:
-        The sum of the weights, and what is taken off the exponents.
+        The sums of the weights, and what is taken off the exponents.
     """
+    count = len(seen)
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        row = _Row(builder, like, *arguments[1:])
-        row.each(row.find_top)
-        top = row.reduced(_MAX, builder.load(row.top))
-        base = builder.fmul(top, arguments[2])
-        builder.store(spread(builder, builder.fneg(base), _FLOATS), row.top)
-        row.each(row.weigh)
-        total = row.reduced(_SUM, builder.load(row.total), _FLOAT(0.0))
-        return context.make_tuple(builder, signature.return_type, (total, base))
+        scores, to_scores, weights, to_weights, n = cgutils.unpack_tuple(builder, arguments[1])
+        seen, factor = (
+            cgutils.unpack_tuple(builder, arguments[2]),
+            spread(builder, arguments[3], _FLOATS),
+        )
+        rows = [
+            _Row(
+                builder,
+                like,
+                builder.add(scores, builder.mul(to_scores, _LONG(r))),
+                builder.add(weights, builder.mul(to_weights, _LONG(r))),
+                factor,
+            )
+            for r in range(count)
+        ]
+        vectors = builder.udiv(n, _LONG(LANES))
+        _each(builder, [row.find_top for row in rows], seen, vectors)
+        bases = [row.take_off() for row in rows]
+        _each(builder, [row.weigh for row in rows], seen, vectors)
+        totals = [row.sum() for row in rows]
+        both = (
+            context.make_tuple(builder, part, numbers)
+            for part, numbers in zip(signature.return_type, (totals, bases), strict=True)
+        )
+        return context.make_tuple(builder, signature.return_type, both)
 
-    return types.UniTuple(types.float32, 2)(like, places, factor), code
+    numbers = types.UniTuple(types.float32, count)
+    return types.UniTuple(numbers, 2)(like, places, seen, factor), code

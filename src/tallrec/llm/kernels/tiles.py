@@ -41,6 +41,7 @@ def can(*features: str) -> bool:
 IS_LONG = can("avx512f")
 LANES, VECTORS = (16, 4) if IS_LONG else (8, 2)
 ROWS, COLUMNS = 4, LANES * VECTORS  # of C that are computed at once, in half of all vectors
+TALL = 4 * ROWS  # with one vector each, as many sums with long vectors
 _BYTES = 4  # of a word
 
 
@@ -76,17 +77,10 @@ def _add_products(builder: Any, total: Any, one: Any, other: Any) -> Any:
     return call(builder, "llvm.x86.avx512bf16.dpbf16ps.512", total, total, *pairs)
 
 
-@intrinsic
-def _tile(_context: Any, like: Any, places: Any, add: Any) -> Any:
-    """C (+)= A B.
-
-    Args:
-        like: A word.
-        places: The addresses of A, B and C, each with the bytes from row to row, and A's columns.
-        add: Whether to what C is.
-    """
+def _tile_of(like: Any, n_rows: int, n_vectors: int) -> Any:
+    """Code for C (+)= A B of some rows and vectors; see `_tile`."""
     word, words = (_FLOAT, _FLOATS) if isinstance(like, types.Float) else (_WORD, _WORDS)
-    vectors = [_LONG(v * LANES * _BYTES) for v in range(VECTORS)]
+    vectors = [_LONG(v * LANES * _BYTES) for v in range(n_vectors)]
 
     def code(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         a, b, c = (cgutils.unpack_tuple(builder, arguments[1])[i : i + 2] for i in (0, 2, 4))
@@ -100,7 +94,7 @@ def _tile(_context: Any, like: Any, places: Any, add: Any) -> Any:
             return builder.load(of_row(*of), align=_BYTES)
 
         zero = ir.Constant(_FLOATS, None)
-        of_c = [(c, _LONG(r), vector, _FLOATS) for r in range(ROWS) for vector in vectors]
+        of_c = [(c, _LONG(r), vector, _FLOATS) for r in range(n_rows) for vector in vectors]
         sums = [cgutils.alloca_once_value(builder, zero) for _ in of_c]
         with builder.if_then(arguments[2]):
             for total, place in zip(sums, of_c, strict=True):
@@ -108,14 +102,32 @@ def _tile(_context: Any, like: Any, places: Any, add: Any) -> Any:
         with cgutils.for_range(builder, steps) as loop:
             column = builder.mul(loop.index, _LONG(_BYTES))
             b_v = [load(b, loop.index, vector, words) for vector in vectors]
-            a_r = [spread(builder, load(a, _LONG(r), column, word), words) for r in range(ROWS)]
+            a_r = [spread(builder, load(a, _LONG(r), column, word), words) for r in range(n_rows)]
             for total, (one, other) in zip(sums, product(a_r, b_v), strict=True):
                 builder.store(_add_products(builder, builder.load(total), one, other), total)
         for total, place in zip(sums, of_c, strict=True):
             builder.store(builder.load(total), of_row(*place), align=_BYTES)
         return context.get_dummy_value()
 
-    return types.void(like, places, add), code
+    return code
+
+
+@intrinsic
+def _tile(_context: Any, like: Any, places: Any, add: Any) -> Any:
+    """C (+)= A B.
+
+    Args:
+        like: A word.
+        places: The addresses of A, B and C, each with the bytes from row to row, and A's columns.
+        add: Whether to what C is.
+    """
+    return types.void(like, places, add), _tile_of(like, ROWS, VECTORS)
+
+
+@intrinsic
+def _column(_context: Any, like: Any, places: Any, add: Any) -> Any:
+    """The same of `TALL` rows and one vector."""
+    return types.void(like, places, add), _tile_of(like, TALL, 1)
 
 
 def pointer(builder: Any, address: Any, offset: Any, kind: Any) -> Any:
@@ -201,6 +213,14 @@ def multiply(a: Any, b: Any, c: Any, n_rows: Any, width: Any, steps: Any, add: A
             of_c = c.ctypes.data + row * c.strides[0] + column * _BYTES
             places = of_a, a.strides[0], of_b, b.strides[0], of_c, c.strides[0], steps
             _tile(b[0, 0], places, add)  # type: ignore[call-arg]
+
+
+@njit(**PART)
+def multiply_column(a: Any, b: Any, c: Any, steps: Any) -> None:
+    """C = A B, of `TALL` rows and the first `LANES` columns; see `multiply`."""
+    of_b, of_c = (b.ctypes.data, b.strides[0]), (c.ctypes.data, c.strides[0])
+    places = a.ctypes.data, a.strides[0], *of_b, *of_c, steps
+    _column(b[0, 0], places, False)  # type: ignore[call-arg]
 
 
 @njit(**PART)

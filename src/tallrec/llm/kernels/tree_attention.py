@@ -35,23 +35,22 @@ from tallrec.llm.kernels.tiles import (
     by_words,
     in_floats,
     in_tiles,
-    multiply,
     per_word,
     up,
 )
 from tallrec.llm.kernels.tree_rows import (
     COST,
     FIRST_P,
-    GROUP,
     N_P,
     N_Q,
-    SHARED,
     TAKEN,
     ahead,
+    common,
     hold_columns,
     hold_rows,
     locate,
     put,
+    score,
     some_rows,
     take,
     tree_arrays,
@@ -77,16 +76,17 @@ def _attend_run(some: Any, here: Any, held: Any, arrays: Any) -> None:
         most = locate(some, here, first, n)
         take(some.queries, q, some.at[:n])
         ahead(q, out, here, first)
-        multiply(some.queries, keys, some.scores, n, most, q.shape[1] // per, False)
-        for r in range(n):
-            of_row = scores.ctypes.data + r * scores.strides[0]
+        score(some.queries, keys, some.scores, (n, most, q.shape[1] // per))
+        for r in range(0, n, ROWS):
+            of_rows = scores.ctypes.data + r * scores.strides[0]
             to = weights.ctypes.data + r * weights.strides[0]
-            places = of_row, to, some.seen[r], up(most, LANES)
-            found: Any = exponentials(weights[0, 0], places, factor)  # type: ignore[call-arg]
-            total, base = found
-            inverses[r] = FLOAT(1) / total
-            if some.at[r] >= 0:
-                bases[some.at[r], 0] = base + np.log2(total)
+            places = of_rows, scores.strides[0], to, weights.strides[0], up(most, LANES)
+            seen = some.seen[r], some.seen[r + 1], some.seen[r + 2], some.seen[r + 3]
+            found: Any = exponentials(weights[0, 0], places, seen, factor)  # type: ignore[call-arg]
+            for p, (total, base) in enumerate(zip(*found)):
+                inverses[r + p] = FLOAT(1) / total
+                if len(bases) and some.at[r + p] >= 0:
+                    bases[some.at[r + p], 0] = base + np.log2(total)
         weigh(some.weights, values, some.sums, n, up(most, per) // per)
         for r in range(n):
             put(out, some.at[r], some.sums[r], inverses[r])
@@ -109,13 +109,12 @@ def _attend(job: Any, dtype: Any, inside: Any, word: Any) -> None:
 def _attend_runs(own: Any, tree: Any, of_keys: Any, arrays: Any) -> None:
     """Attention of the runs of a thread."""
     (some, keys, values), (k, v) = own, of_keys
-    before, (start, stop) = LONG(-1), share(tree.cost * tree.n_groups)
+    before, (start, stop) = tree.paths[:0] * LONG(1), share(tree.cost * tree.n_groups)
     for g in range(tree.n_groups):
         for one in tree.runs:
             if start <= g * tree.cost + one[COST] < stop:
                 path = tree.paths[one[FIRST_P] : one[FIRST_P] + one[N_P]] * tree.n_groups + g
-                group = one[GROUP] * tree.n_groups + g
-                first, before = one[SHARED] if group == before else LONG(0), group
+                first, before = common(before, path), path
                 hold_columns(keys, k, path, first)
                 hold_rows(values, v, path, first)
                 _attend_run(some, (tree, one, g), (keys, values), arrays)
@@ -137,7 +136,7 @@ def attends(q_nhd: Tensor) -> bool:
 
 
 def attend(
-    q_nhd: Tensor, k_cgd: Tensor, v_cgd: Tensor, runs: Runs, scaling: float
+    q_nhd: Tensor, k_cgd: Tensor, v_cgd: Tensor, runs: Runs, scaling: float, *, keeps: bool = True
 ) -> tuple[Tensor, Tensor]:
     """softmax(scaling Q K') V of every query over the keys that its run lets it see.
 
@@ -147,13 +146,14 @@ def attend(
         v_cgd: Values.
         runs: Which sees what.
         scaling: A positive factor of all scores.
+        keeps: Whether gradients will be wanted.
 
     Returns:
-        out_nhd, and what `attend_backward` needs of each row, float32 [n, h]: the logarithm of the
+        out_nhd, and if so what `attend_backward` needs of each row, float32 [n, h]: the logarithm of the
         sum of its exponentials, to base 2.
     """
     (n, h, _), g = q_nhd.shape, k_cgd.shape[1]
-    out, bases = torch.empty(q_nhd.shape, dtype=q_nhd.dtype), torch.empty(n, h)
+    out, bases = torch.empty(q_nhd.shape, dtype=q_nhd.dtype), torch.empty(n if keeps else 0, h)
     loop = _attend_loop_in_floats if in_floats(q_nhd.dtype) else _attend_loop
     run(loop, q_nhd, k_cgd, v_cgd, out, bases.view(-1, 1), *tree_arrays(runs, h, g, scaling))
     return out, bases

@@ -15,7 +15,19 @@ from torch import Tensor
 
 from tallrec.llm.kernels.arithmetic import copy, narrow
 from tallrec.llm.kernels.native import FLOAT, LONG, PART, fetch_ahead, rows
-from tallrec.llm.kernels.tiles import COLUMNS, ROWS, as_row, multiply, per_word, up, word_of
+from tallrec.llm.kernels.tiles import (
+    COLUMNS,
+    IS_LONG,
+    LANES,
+    ROWS,
+    TALL,
+    as_row,
+    multiply,
+    multiply_column,
+    per_word,
+    up,
+    word_of,
+)
 
 if TYPE_CHECKING:
     from tallrec.llm.runs import Runs
@@ -23,7 +35,7 @@ if TYPE_CHECKING:
 # Shape letters: n queries, c keys, h heads, g heads of keys, d width of a head, p tokens of a path.
 
 COST, FIRST_Q, N_Q, FIRST_P, N_P, SHARED, GROUP = range(7)  # columns of a table of runs
-TAKEN = 4 * ROWS  # rows of queries at a time, at most
+TAKEN = TALL  # rows of queries at a time, at most
 _PART = 64  # rows of words that are summed for all before the next are
 _AHEAD = 8  # rows of keys and values that are asked for before they are read
 
@@ -130,6 +142,37 @@ def put(out: Any, at: Any, x_d: Any, factor: Any) -> None:
         out_d = out[at]
         for j in range(len(out_d)):
             out_d[j] = narrow(x_d[j] * factor, out_d[j])
+
+
+@njit(**PART)
+def common(one: Any, other: Any) -> Any:
+    """How many keys two paths begin with alike."""
+    n = min(len(one), len(other))
+    for p in range(n):
+        if one[p] != other[p]:
+            return LONG(p)
+    return LONG(n)
+
+
+@njit(**PART)
+def score(queries: Any, keys: Any, scores: Any, shape: Any) -> None:
+    """Products of n rows of queries and the first keys, up to whole vectors.
+
+    Args:
+        queries: Of `TAKEN` rows.
+        keys: In columns of words.
+        scores: float32, `TAKEN` rows.
+        shape: n, keys, and words of a query.
+    """
+    n, most, steps = shape
+    whole = most // COLUMNS * COLUMNS
+    left = up(most - whole, LANES)
+    if n < TAKEN or left + LANES > COLUMNS or not IS_LONG:
+        multiply(queries, keys, scores, n, most, steps, False)
+        return
+    multiply(queries, keys, scores, n, whole, steps, False)
+    for first in range(whole, whole + left, LANES):
+        multiply_column(queries, keys[:, first:], scores[:, first:], steps)
 
 
 @njit(**PART)
