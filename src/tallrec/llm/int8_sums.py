@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -33,8 +32,12 @@ def multiplies_by_sums(layers: Sequence[Any]) -> bool:
     kernels = kernels_for(layers[0].self_attn.o_proj.weight) if layers else None
     if kernels is None or not kernels.mixed_products.IN_USE:
         return False
-    inputs = {part for layer in layers for part in (layer.mlp.gate_proj, layer.mlp.down_proj)}
-    return all(part.in_features % kernels.mixed_products.MULTIPLE == 0 for part in inputs)
+    inputs = {
+        part
+        for layer in layers
+        for part in (layer.self_attn.o_proj, layer.mlp.gate_proj, layer.mlp.down_proj)
+    }
+    return all(part.in_features % kernels.mixed_rows.MULTIPLE == 0 for part in inputs)
 
 
 def layers_by_sums(layers: Sequence[Any]) -> dict[nn.Module, LayerBySums]:
@@ -108,8 +111,8 @@ class LayerBySums:
 
 def _factors(order: Tensor, dtype: torch.dtype) -> Tensor:
     """2 for channels in order that are by sums, 1 for the others."""
-    products = kernels_of(torch.empty(0)).mixed_products
-    by_sums = torch.arange(len(order)) % products.GROUP < 2 * products.PART_OF
+    rows = kernels_of(torch.empty(0)).mixed_rows
+    by_sums = torch.arange(len(order)) % rows.GROUP < 2 * rows.PART_OF
     return torch.where(by_sums, 2, 1).to(dtype)
 
 
@@ -133,9 +136,10 @@ def _order_of(layers: Sequence[Any]) -> Tensor:
 def _packed(layer: Any, order: Tensor) -> list[Any]:
     attention, mlp = layer.self_attn, layer.mlp
     kernels = kernels_of(attention.o_proj.weight)
+    by_sums = kernels.mixed_products
     bases = [linear_of(projection) for projection in projections_of(layer)]
 
-    def packed(module: nn.Module, *parts: nn.Linear, reads: bool, loops: ModuleType | None) -> Any:
+    def packed(module: nn.Module, *parts: nn.Linear, reads: bool) -> Any:
         weights = [*(part.weight for part in parts), order]
         weight = _IN_ORDER.get(module)
         if weight is None or not weight.is_of(weights):
@@ -143,13 +147,12 @@ def _packed(layer: Any, order: Tensor) -> list[Any]:
             whole_oi = whole_oi[:, order] if reads else whole_oi[order]
             if module is attention:
                 whole_oi /= _factors(order, whole_oi.dtype)
-            weight = _IN_ORDER[module] = Weight.made(whole_oi, weights, loops)
+            weight = _IN_ORDER[module] = Weight.made(whole_oi, weights, by_sums)
         return kernels.Packed(weight.packed, weight.steps_o.view(1, -1))
 
-    by_sums = kernels.mixed_products
     return [
-        packed(attention, *bases, reads=True, loops=by_sums),
-        packed(attention.o_proj, attention.o_proj, reads=False, loops=None),
-        packed(mlp, mlp.gate_proj, mlp.up_proj, reads=True, loops=by_sums),
-        packed(mlp.down_proj, mlp.down_proj, reads=False, loops=by_sums),
+        packed(attention, *bases, reads=True),
+        packed(attention.o_proj, attention.o_proj, reads=False),
+        packed(mlp, mlp.gate_proj, mlp.up_proj, reads=True),
+        packed(mlp.down_proj, mlp.down_proj, reads=False),
     ]

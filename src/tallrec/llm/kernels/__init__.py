@@ -3,7 +3,7 @@
 On a CPU, in bfloat16 and float32 (`tallrec.llm.fused` tells); computed in float32 and rounded once.
 """
 
-from tallrec.llm.kernels import byte_products, mixed_products, short_products
+from tallrec.llm.kernels import byte_products, mixed_products, mixed_rows, short_products
 from tallrec.llm.kernels.attention import add_rows_, softmax_, softmax_backward_
 from tallrec.llm.kernels.begun import begun
 from tallrec.llm.kernels.finished import Packed, finished
@@ -54,6 +54,7 @@ __all__ = [
     "gated_rounded",
     "in_tiles",
     "mixed_products",
+    "mixed_rows",
     "norm",
     "norm_backward",
     "norm_backward_added",

@@ -13,7 +13,8 @@ from torch import Tensor
 from tallrec.llm.kernels.arithmetic import copy, wide
 from tallrec.llm.kernels.finished import SOME_BY_SUMS, Packed, packed_of
 from tallrec.llm.kernels.int8 import BYTE
-from tallrec.llm.kernels.mixed_products import TERM, multiply_all, round_row
+from tallrec.llm.kernels.mixed_products import multiply_all
+from tallrec.llm.kernels.mixed_rows import TERM, round_row
 from tallrec.llm.kernels.native import FLOAT, LOOP, by_dtype, compiled, rows, run, share
 from tallrec.llm.kernels.projected import turn_heads
 from tallrec.llm.kernels.whole_layers import normalize

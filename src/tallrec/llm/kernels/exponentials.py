@@ -22,6 +22,7 @@ _FMA, _FLOOR, _MAX, _SUM = (
 )
 _SPLITS = IS_LONG and can("avx512dq")  # a number into a whole one and the rest of it
 _FLOOR_ONLY = 9  # the whole number below, and no exceptions
+FEW_POWERS = 0.0780246727, 0.226067014, 0.695833548, 0.999925214  # of degree 3, to within 8e-5
 _LEAST = -3.4028235e38  # of float32
 
 
@@ -29,7 +30,7 @@ def _all(kind: Any, number: Any) -> Any:
     return ir.Constant(kind, LANES * [number])
 
 
-def _masked(builder: Any, name: str, x: Any, more: Any) -> Any:
+def masked(builder: Any, name: str, x: Any, more: Any) -> Any:
     """One of the instructions that LLVM has with a mask and a rounding alone; all lanes."""
     few, near = ir.IntType(LANES), _WORD(4)
     name = f"llvm.x86.avx512.mask.{name}.{8 * _BYTES * LANES}"
@@ -44,7 +45,7 @@ def exp2(builder: Any, x: Any, powers: Any = EXP2) -> Any:
     """As `arithmetic.exp2`."""
     x = _larger(builder, x, _all(_FLOATS, LEAST_EXPONENT))
     if _SPLITS:
-        f = _masked(builder, "reduce.ps", x, _WORD(_FLOOR_ONLY))
+        f = masked(builder, "reduce.ps", x, _WORD(_FLOOR_ONLY))
     else:
         floor = call(builder, _FLOOR, x, x)
         f = builder.fsub(x, floor)
@@ -52,7 +53,7 @@ def exp2(builder: Any, x: Any, powers: Any = EXP2) -> Any:
     for number in powers[1:]:
         p = call(builder, _FMA, p, p, f, _all(_FLOATS, number))
     if _SPLITS:
-        return _masked(builder, "scalef.ps", p, x)
+        return masked(builder, "scalef.ps", p, x)
     exponent = builder.shl(builder.fptosi(floor, _WORDS), _all(_WORDS, 23))
     return builder.bitcast(builder.add(builder.bitcast(p, _WORDS), exponent), _FLOATS)
 

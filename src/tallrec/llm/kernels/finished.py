@@ -13,10 +13,10 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from tallrec.llm.kernels import byte_products, mixed_products, short_products
+from tallrec.llm.kernels import byte_products, mixed_products, mixed_rows, short_products
 from tallrec.llm.kernels.arithmetic import copy
 from tallrec.llm.kernels.byte_rows import ROWS
-from tallrec.llm.kernels.int8 import BYTE, gate_row, round_row
+from tallrec.llm.kernels.int8 import BYTE, gate_round_row, round_row
 from tallrec.llm.kernels.native import FLOAT, LOOP, by_dtype, compiled, rows, run, share
 from tallrec.llm.kernels.whole_layers import add_row, normalize
 
@@ -45,8 +45,8 @@ class _Places(NamedTuple):
 
 @njit(**LOOP)
 def _places(n: Any, e: Any, d: Any, i: Any, more: Any) -> Any:
-    """For n rows; behind what a norm and a gate give, for some bytes more."""
-    attended, normed = np.empty((n, e), BYTE), np.empty((n, d + more), BYTE)
+    """For n rows; behind what is rounded, for some bytes more."""
+    attended, normed = np.empty((n, e + more), BYTE), np.empty((n, d + more), BYTE)
     gated, factors = np.empty((n, i + more), BYTE), np.empty(n, FLOAT)
     sums, both = np.empty((n, max(d, e)), FLOAT), np.empty((n, 2 * i), FLOAT)
     return _Places(attended, normed, gated, factors, sums, both)
@@ -59,14 +59,16 @@ def packed_of(job: Any, number: Any) -> Any:
 
 
 @njit(**LOOP)
-def _add_attended(some: Any, weights: Any, x: Any, attended: Any, total: Any) -> None:
+def _add_attended(
+    round_one: Any, multiply: Any, some: Any, weights: Any, x: Any, attended: Any, total: Any
+) -> None:
     """The sum of x and the product of what attention gave, also in float32."""
     n, d = x.shape
     for r in range(n):
         buffer = some.sums[r, : attended.shape[1]]
         copy(buffer, attended[r])
-        some.factors[r] = round_row(buffer, some.attended[r])
-    multiply_all(some.sums[:n], some.attended[:n], weights, d)
+        some.factors[r] = round_one(buffer, some.attended[r])
+    multiply(some.sums[:n], some.attended[:n], weights, d)
     for r in range(n):
         add_row(total[r], x[r], some.sums[r], some.factors[r])
         copy(some.sums[r, :d], total[r])
@@ -86,7 +88,7 @@ def _norm_rounded(
 
 @njit(**LOOP)
 def _gated_rounded(
-    round_one: Any, multiply: Any, some: Any, weights: Any, n: Any, both: Any
+    round_gated: Any, multiply: Any, some: Any, weights: Any, n: Any, both: Any
 ) -> None:
     """silu(gate) * up; gate and up are kept where there are places for them."""
     i = some.both.shape[1] // 2
@@ -95,8 +97,7 @@ def _gated_rounded(
         copy(both[r], some.both[r])
     for r in range(n):
         gate, up = some.both[r, :i], some.both[r, i:]
-        gate_row(gate, gate, up, some.factors[r])
-        some.factors[r] = round_one(gate, some.gated[r])
+        some.factors[r] = round_gated(gate, up, some.factors[r], some.gated[r])
 
 
 @njit(**LOOP)
@@ -110,9 +111,9 @@ def _add_gated(multiply: Any, some: Any, weights: Any, total: Any, out: Any) -> 
 
 @njit(**LOOP)
 def _finish_by(
-    round_one: Any, multiply: Any, more: Any, some_rows: Any, job: Any, dtype: Any
+    round_one: Any, round_gated: Any, multiply: Any, more: Any, some_rows: Any, job: Any, dtype: Any
 ) -> None:
-    """Some rows at a time; an MLP's are rounded and multiplied as is said."""
+    """Some rows at a time, rounded and multiplied as is said."""
     x, attended, out = rows(job, 0, dtype), rows(job, 1, dtype), rows(job, 2, dtype)
     norm, epsilon = rows(job, 3, dtype)[0], rows(job, 4, FLOAT)[0, 0]
     o, gate_up, down = packed_of(job, 5), packed_of(job, 7), packed_of(job, 9)
@@ -122,15 +123,15 @@ def _finish_by(
     start, stop = share(job[0])
     for a in range(start, stop, some_rows):
         b = min(a + some_rows, stop)
-        _add_attended(some, o, x[a:b], attended[a:b], total[a:b])
+        _add_attended(round_one, multiply, some, o, x[a:b], attended[a:b], total[a:b])
         _norm_rounded(round_one, some, norm, epsilon, scale[a:b], steps[a:b])
-        _gated_rounded(round_one, multiply, some, gate_up, b - a, both[a:b])
+        _gated_rounded(round_gated, multiply, some, gate_up, b - a, both[a:b])
         _add_gated(multiply, some, down, total[a:b], out[a:b])
 
 
 @njit(**LOOP)
 def _finish(job: Any, dtype: Any) -> None:
-    _finish_by(round_row, multiply_all, 0, SOME, job, dtype)
+    _finish_by(round_row, gate_round_row, multiply_all, 0, SOME, job, dtype)
 
 
 @compiled
@@ -140,8 +141,9 @@ def _finish_loop(job: Any) -> None:
 
 @njit(**LOOP)
 def _finish_by_sums(job: Any, dtype: Any) -> None:
-    mixed = mixed_products
-    _finish_by(mixed.round_row, mixed.multiply_all, mixed.TERM, SOME_BY_SUMS, job, dtype)
+    more, rows = mixed_rows.TERM, SOME_BY_SUMS
+    round_one, round_gated = mixed_rows.round_row, mixed_rows.gate_round_row
+    _finish_by(round_one, round_gated, mixed_products.multiply_all, more, rows, job, dtype)
 
 
 @compiled
@@ -166,7 +168,7 @@ def finished(
         norm: Weight and epsilon of the norm.
         weights: Of o, of gate and up together, and of down.
         keeps: Whether more than the sum is wanted.
-        by_sums: Whether weights of the MLP are of `mixed_products`.
+        by_sums: Whether weights are of `mixed_products`.
 
     Returns:
         The sum; x', 1 / rms(x'), and gate and up side by side, each row to be scaled by the last.

@@ -118,6 +118,13 @@ def gate_row(out_d: Any, gate_d: Any, up_d: Any, factor: Any) -> None:
 
 
 @njit(**LOOP)
+def gate_round_row(gate_d: Any, up_d: Any, factor: Any, out_d: Any) -> Any:
+    """The same as `round_row` leaves it; gate becomes something else."""
+    gate_row(gate_d, gate_d, up_d, factor)
+    return round_row(gate_d, out_d)
+
+
+@njit(**LOOP)
 def gate_row_backward(slopes: Any, of_grad: Any, of_both: Any) -> None:
     """The gradients of gate and up, of that of `gate_row`; a factor comes with each."""
     (d_gate, d_up), (grad_d, grad_factor), (gate_d, up_d, factor) = slopes, of_grad, of_both

@@ -24,7 +24,6 @@ from tallrec.llm.kernels.byte_products import ADD_PRODUCTS
 from tallrec.llm.kernels.byte_products import IN_USE as _HAS_PRODUCTS
 from tallrec.llm.kernels.byte_rows import (
     BYTES,
-    FLOATS,
     LONGS,
     PER_WORD,
     WORD,
@@ -37,20 +36,15 @@ from tallrec.llm.kernels.byte_rows import (
     write,
 )
 from tallrec.llm.kernels.int8 import BYTE, ZERO, multiplied, round_rows
+from tallrec.llm.kernels.mixed_rows import GROUP, PART_OF, TERM, round_row
 from tallrec.llm.kernels.native import FLOAT, INT, LOOP, PART, by_dtype, compiled, rows, run, share
-from tallrec.llm.kernels.rotation import rotate
-from tallrec.llm.kernels.tiles import IS_LONG, LANES, call, pointer, spread
+from tallrec.llm.kernels.tiles import IS_LONG, LANES, call, spread
 
 CAN = _HAS_PRODUCTS and IS_LONG
 IN_USE = CAN and llvm.get_host_cpu_name().startswith("znver")
 ROWS, VECTORS = 5, 3  # that are summed at once: more would leave sums of bytes no registers
 COLUMNS = VECTORS * LANES
-PART_OF, GROUP = 16, 48  # inputs: two parts of a group by sums, the third as they are
-MULTIPLE = 4 * GROUP  # widths are of it, so that what is mixed is multiplied alike
-TERM = 4  # bytes behind a row: what is of it alone
-_MOST = 63  # of what is added up
 _STEPS, _STEP = PART_OF // PER_WORD, 3 * COLUMNS * BYTES  # words of a part; of weights for each
-_VECTOR = PART_OF * BYTES  # of a row that is yet to be rounded
 _ALL_BYTES = ir.VectorType(ir.IntType(8), BYTES * LANES)
 
 
@@ -122,77 +116,6 @@ def multiply(y: Any, x: Any, weights: Any, o: Any) -> None:
 def multiply_all(y: Any, x: Any, weights: Any, width: Any) -> None:
     """All outputs of rows."""
     by_tiles(multiply, y, x, weights, width, COLUMNS)
-
-
-@intrinsic
-def _largest(_context: Any, of_row: Any, n_groups: Any) -> Any:
-    """The largest numbers by sums and as they are, as bits: what is not a number is larger."""
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        zero = ir.Constant(WORDS, None)
-        most = [cgutils.alloca_once_value(builder, zero) for _ in range(2)]
-        with cgutils.for_range(builder, arguments[1]) as loop:
-            at = builder.mul(loop.index, LONGS(GROUP * BYTES))
-            for part, of_part in enumerate((most[0], most[0], most[1])):
-                vector = load(builder, arguments[0], builder.add(at, LONGS(part * _VECTOR)), WORDS)
-                size = builder.and_(vector, ir.Constant(WORDS, LANES * [0x7FFFFFFF]))
-                before = builder.load(of_part)
-                larger = builder.icmp_signed(">", size, before)
-                builder.store(builder.select(larger, size, before), of_part)
-        both = [_reduced(builder, "smax", builder.load(of_part)) for of_part in most]
-        return context.make_tuple(builder, signature.return_type, both)
-
-    return types.UniTuple(types.int32, 2)(of_row, n_groups), code
-
-
-@intrinsic
-def _round(_context: Any, of_row: Any, of_out: Any, n_groups: Any, factor: Any) -> Any:
-    """Writes a row times a factor, rounded; gives the sum of products of its first two parts."""
-
-    def code(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        term = cgutils.alloca_once_value(builder, ir.Constant(WORDS, None))
-        factor = spread(builder, arguments[3], FLOATS)
-        half = ir.Constant(FLOATS, LANES * [ZERO + 0.5])
-        with cgutils.for_range(builder, arguments[2]) as loop:
-            group, words = builder.mul(loop.index, LONGS(GROUP)), []
-            for part in range(GROUP // PART_OF):
-                at = builder.add(group, LONGS(part * PART_OF))
-                x = load(builder, arguments[0], builder.mul(at, LONGS(BYTES)), FLOATS)
-                words.append(builder.fptosi(builder.fadd(builder.fmul(x, factor), half), WORDS))
-                few = builder.trunc(words[-1], ir.VectorType(ir.IntType(8), LANES))
-                builder.store(few, pointer(builder, arguments[1], at, few.type), align=1)
-            second = builder.sub(words[1], ir.Constant(WORDS, LANES * [ZERO]))
-            more = builder.mul(words[0], second)
-            builder.store(builder.add(builder.load(term), more), term)
-        return _reduced(builder, "add", builder.load(term))
-
-    return types.int32(of_row, of_out, n_groups, factor), code
-
-
-def _reduced(builder: Any, how: str, vector: Any) -> Any:
-    kind = ir.FunctionType(WORD, [WORDS])
-    name = f"llvm.vector.reduce.{how}.v{LANES}i32"
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [vector])
-
-
-@njit(**LOOP)
-def round_row(buffer: Any, out_d: Any) -> Any:
-    """As `int8.round_row`, and behind it what is of the row alone.
-
-    Each 64 numbers that are mixed are of parts that are multiplied alike.
-    """
-    rotate(buffer)
-    n_groups = len(buffer) // GROUP
-    largest: Any = _largest(buffer.ctypes.data, n_groups)  # type: ignore[call-arg]
-    by_sums, others = largest
-    least = FLOAT(INT(by_sums).view(np.float32) * FLOAT(127 / _MOST)).view(np.int32)
-    top = INT(max(least, others)).view(np.float32)
-    factor = FLOAT(127) / top if top > 0 else FLOAT(0)
-    to = out_d.ctypes.data
-    term: Any = _round(buffer.ctypes.data, to, n_groups, factor)
-    for p in range(TERM):
-        out_d[len(buffer) + p] = BYTE(term >> INT(8 * p))
-    return top / FLOAT(127)
 
 
 @njit(**LOOP)
