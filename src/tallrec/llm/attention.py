@@ -88,16 +88,15 @@ class Plan:
             self._rows[key] = blocks, back.to(q_nhd.device)
         return self._rows[key]
 
-    def remember(self, layer: int, *kv_ngd: Tensor) -> tuple[Tensor, ...]:
-        """Keys and values of kept and new tokens, each [c, g, d]."""
-        if self.memory is None or self.keep is None:
-            return kv_ngd
-        if layer in self.memory:
-            kept = self.memory[layer]
-            kv_ngd = tuple(torch.cat(pair) for pair in zip(kept, kv_ngd, strict=True))
-        keep = self.keep.to(kv_ngd[0].device)
-        self.memory[layer] = tuple(x.index_select(0, keep) for x in kv_ngd)
-        return kv_ngd
+    def kept(self, layer: int) -> tuple[Tensor, ...]:
+        """Keys and values of kept tokens, each [c, g, d], if there are any."""
+        return self.memory.get(layer, ()) if self.memory is not None else ()
+
+    def remember(self, layer: int, *kv_cgd: Tensor) -> None:
+        """Takes those to keep out of keys and values of kept and new tokens."""
+        if self.memory is not None and self.keep is not None:
+            keep = self.keep.to(kv_cgd[0].device)
+            self.memory[layer] = tuple(x.index_select(0, keep) for x in kv_cgd)
 
 
 class _InOnePass(torch.autograd.Function):
@@ -187,8 +186,10 @@ def tree_attention(
     if unknown or dropout:
         raise NotImplementedError(f"its attention has {', '.join(unknown) or 'dropout'}")
     q_nhd, k_ngd, v_ngd = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
-    if tree.memory is not None:
-        k_ngd, v_ngd = tree.remember(cast("int", module.layer_idx), k_ngd, v_ngd)
+    layer = cast("int", getattr(module, "layer_idx", 0))
+    if kept := tree.kept(layer):
+        k_ngd, v_ngd = (torch.cat(pair) for pair in zip(kept, (k_ngd, v_ngd), strict=True))
+    tree.remember(layer, k_ngd, v_ngd)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     heads = q_nhd.shape[1], k_ngd.shape[1], q_nhd.shape[2]
     if flex.works(query.device, query.dtype, *heads):

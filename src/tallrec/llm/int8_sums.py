@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from tallrec.llm.attention import Plan
 from tallrec.llm.fused import kernels_for, kernels_of
 from tallrec.llm.int8_products import Kept, Weight
 from tallrec.llm.lean import attend
@@ -32,6 +34,9 @@ def multiplies_by_sums(layers: Sequence[Any]) -> bool:
     kernels = kernels_for(layers[0].self_attn.o_proj.weight) if layers else None
     if kernels is None or not kernels.mixed_products.IN_USE:
         return False
+    attention = layers[0].self_attn
+    if not kernels.attends(attention.o_proj.weight.new_empty(0, attention.head_dim)):
+        return False
     inputs = {
         part
         for layer in layers
@@ -42,12 +47,35 @@ def multiplies_by_sums(layers: Sequence[Any]) -> bool:
 
 def layers_by_sums(layers: Sequence[Any]) -> dict[nn.Module, LayerBySums]:
     """Forward passes of layers that are whole and follow each other, the first one first."""
-    order = _order_of(layers)
+    order, handed = _order_of(layers), _Handed()
     enters, leaves = {layers[0]: order}, {layers[-1]: order.argsort()}
-    return {
-        layer: LayerBySums.made(layer, order, enters.get(layer), leaves.get(layer))
-        for layer in layers
-    }
+    made: dict[nn.Module, LayerBySums] = {}
+    behind = None
+    for layer in reversed(layers):
+        ends = enters.get(layer), leaves.get(layer)
+        behind = made[layer] = LayerBySums.made(layer, order, *ends, behind, handed)
+    return made
+
+
+@dataclass
+class _Handed:
+    """What a layer hands to the one behind it, if that reads what this gave.
+
+    Attributes:
+        of: What it gave.
+        heads: The other's queries, keys and values of that.
+        turn: What queries and keys are rotated by, in the dtype of the layers.
+    """
+
+    of: Tensor | None = None
+    heads: Sequence[Tensor] = ()
+    turn: Sequence[Tensor] = ()
+
+    def take(self, x: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """Heads and turn of x, if they are, and forgets them."""
+        found = (self.heads, self.turn) if self.of is x else ((), ())
+        self.of, self.heads, self.turn = None, (), ()
+        return found
 
 
 @dataclass(frozen=True)
@@ -64,6 +92,8 @@ class LayerBySums:
             of gate and up together, and of down.
         enters: What puts the channels of the input in order; None if they are.
         leaves: What puts those of the output back; None if they stay in order.
+        behind: The next layer, which is begun where the rows of this one are at hand.
+        handed: What the layers share.
     """
 
     own: Any
@@ -73,18 +103,18 @@ class LayerBySums:
     packed: list[Any]
     enters: Tensor | None
     leaves: Tensor | None
+    behind: LayerBySums | None
+    handed: _Handed
 
     @classmethod
-    def made(
-        cls, own: Any, order: Tensor, enters: Tensor | None, leaves: Tensor | None
-    ) -> LayerBySums:
-        """Rounds weights that are not yet."""
+    def made(cls, own: Any, order: Tensor, *more: Any) -> LayerBySums:
+        """Rounds weights that are not yet; more are the last attributes."""
         before, behind = (
             (norm.weight.data[order], norm.variance_epsilon)
             for norm in (own.input_layernorm, own.post_attention_layernorm)
         )
         norms = [(before[0] * _factors(order, before[0].dtype), before[1]), behind]
-        return cls(*WholeLayer.parts_of(own), norms, _packed(own, order), enters, leaves)
+        return cls(*WholeLayer.parts_of(own), norms, _packed(own, order), *more)
 
     def __call__(
         self,
@@ -95,18 +125,57 @@ class LayerBySums:
         **kwargs: Any,
     ) -> Tensor:
         """The layer's forward pass."""
-        x, attention = hidden_states.contiguous(), self.own.self_attn
-        x = x if self.enters is None else x.index_select(-1, self.enters)
-        kernels, (qkv, *others), (before, behind) = kernels_of(x), self.packed, self.norms
-        turn = [
-            part.to(x.dtype).expand(*x.shape[:-1], -1).contiguous() for part in position_embeddings
-        ]
-        heads = kernels.begun(x, before, qkv, self.bias_o, turn, self.widths)
-        q, k, v = (part.unflatten(-1, (-1, attention.head_dim)) for part in heads)
-        output, _ = attend(attention, q, k, v, attention_mask, past_key_values, **kwargs)
+        x, tree, kernels = hidden_states.contiguous(), kwargs.get("tree"), kernels_of(hidden_states)
+        heads, turn = self.handed.take(hidden_states)
+        if not heads:
+            x = x if self.enters is None else kernels.in_order(x, self.enters)
+            parts = (part.to(x.dtype) for part in position_embeddings)
+            turn = [part.expand(*x.shape[:-1], -1).contiguous() for part in parts]
+            heads = self._places(x, tree)
+            kernels.begun(x, self._begins(x, heads, turn))
+        if tree:
+            attended = self._attended(tree, heads)
+        else:
+            q, k, v = (part.unflatten(-1, (-1, self.own.self_attn.head_dim)) for part in heads)
+            more = attention_mask, past_key_values
+            attended = attend(self.own.self_attn, q, k, v, *more, **kwargs)[0].flatten(2)
+        begins = None
+        if self.behind:
+            heads = self.behind._places(x, tree)
+            begins = self.behind._begins(x, heads, turn)
+        how = {"keeps": False, "by_sums": True, "behind": begins}
         y: Tensor
-        y, *_ = kernels.finished(x, output.flatten(2), behind, others, keeps=False, by_sums=True)
-        return y if self.leaves is None else y.index_select(-1, self.leaves)
+        y, *_ = kernels.finished(x, attended, self.norms[1], self.packed[1:], **how)
+        if self.behind:
+            self.handed.of, self.handed.heads, self.handed.turn = y, heads, turn
+        return y if self.leaves is None else kernels.in_order(y, self.leaves)
+
+    def _places(self, x: Tensor, tree: Plan | None) -> list[Tensor]:
+        """For queries, keys and values of x, the last two behind those that the tree keeps."""
+        kept = tree.kept(self.own.self_attn.layer_idx) if tree else ()
+        places = [x.new_empty(*x.shape[:-1], self.widths[0])]
+        for width, held in zip_longest(self.widths[1:], kept):
+            n_kept = 0 if held is None else len(held)
+            place = x.new_empty(*x.shape[:-2], n_kept + x.shape[-2], width)
+            if n_kept:
+                place[0, :n_kept] = held.flatten(1)
+            places.append(place)
+        return places
+
+    def _begins(self, x: Tensor, heads: Sequence[Tensor], turn: Sequence[Tensor]) -> Any:
+        """How the layer begins with x."""
+        new = [place[..., place.shape[-2] - x.shape[-2] :, :] for place in heads]
+        return kernels_of(x).Begins(new, self.norms[0], self.packed[0], self.bias_o, turn)
+
+    def _attended(self, tree: Plan, heads: Sequence[Tensor]) -> Tensor:
+        """Attention by a tree, as its function would be asked for it."""
+        attention = self.own.self_attn
+        q_nhd, *kv_cgd = (part[0].unflatten(-1, (-1, attention.head_dim)) for part in heads)
+        tree.remember(attention.layer_idx, *kv_cgd)
+        runs, scaling = tree.runs(q_nhd), attention.scaling
+        out_nhd, _ = kernels_of(q_nhd).attend(q_nhd, *kv_cgd, runs, scaling, keeps=False)
+        attended: Tensor = out_nhd.flatten(1)[None]
+        return attended
 
 
 def _factors(order: Tensor, dtype: torch.dtype) -> Tensor:

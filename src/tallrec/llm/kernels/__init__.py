@@ -5,13 +5,15 @@ On a CPU, in bfloat16 and float32 (`tallrec.llm.fused` tells); computed in float
 
 from tallrec.llm.kernels import byte_products, mixed_products, mixed_rows, short_products
 from tallrec.llm.kernels.attention import add_rows_, softmax_, softmax_backward_
-from tallrec.llm.kernels.begun import begun
-from tallrec.llm.kernels.finished import Packed, finished
+from tallrec.llm.kernels.begun import Begins, begun
+from tallrec.llm.kernels.byte_rows import Packed
+from tallrec.llm.kernels.finished import finished
 from tallrec.llm.kernels.finished_slopes import finished_backward
 from tallrec.llm.kernels.int8 import gated_backward_rounded, gated_rounded, rounded, scaled_
 from tallrec.llm.kernels.layers import (
     gated,
     gated_backward,
+    in_order,
     norm,
     norm_backward,
     rotated,
@@ -31,6 +33,7 @@ from tallrec.llm.kernels.whole_layers import (
 )
 
 __all__ = [
+    "Begins",
     "COLUMNS",
     "Packed",
     "Stacked",
@@ -52,6 +55,7 @@ __all__ = [
     "gated_backward",
     "gated_backward_rounded",
     "gated_rounded",
+    "in_order",
     "in_tiles",
     "mixed_products",
     "mixed_rows",

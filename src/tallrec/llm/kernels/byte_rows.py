@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
+from torch import Tensor
 
 from tallrec.llm.kernels.int8 import BYTE
 from tallrec.llm.kernels.native import FLOAT, LONG, LOOP, rows, share
@@ -20,6 +21,19 @@ _SOME = 15 * ROWS  # rows that read a tile of weights while a core's second cach
 
 LONGS, WORD, SHORT, FLOAT32 = ir.IntType(64), ir.IntType(32), ir.IntType(16), ir.FloatType()
 WORDS, FLOATS = ir.VectorType(WORD, LANES), ir.VectorType(FLOAT32, LANES)
+
+
+class Packed(NamedTuple):
+    """Weights of a product as its loops' `packed` gives them, and the size of their steps."""
+
+    weights: Tensor
+    steps_o: Tensor
+
+
+@njit(**LOOP)
+def packed_of(job: Any, number: Any) -> Any:
+    """`Packed` weights of a job."""
+    return rows(job, number, np.int8), rows(job, number + 1, FLOAT)
 
 
 def load(builder: Any, address: Any, offset: Any, kind: Any) -> Any:

@@ -15,21 +15,15 @@ from torch import Tensor
 
 from tallrec.llm.kernels import byte_products, mixed_products, mixed_rows, short_products
 from tallrec.llm.kernels.arithmetic import copy
-from tallrec.llm.kernels.byte_rows import ROWS
+from tallrec.llm.kernels.begun import SOME as SOME_BY_SUMS
+from tallrec.llm.kernels.begun import Begins, arrays_of, begin, beginning_of, places_of
+from tallrec.llm.kernels.byte_rows import ROWS, Packed, packed_of
 from tallrec.llm.kernels.int8 import BYTE, gate_round_row, round_row
 from tallrec.llm.kernels.native import FLOAT, LOOP, by_dtype, compiled, rows, run, share
 from tallrec.llm.kernels.whole_layers import add_row, normalize
 
 multiply_all = (byte_products if byte_products.IN_USE else short_products).multiply_all
-SOME_BY_SUMS = 12 * mixed_products.ROWS  # as below, and 30 to 90 rows take as long
 SOME = 8 * ROWS  # what becomes of them, gate and up in float32 most of it, fits a second cache
-
-
-class Packed(NamedTuple):
-    """Weights of a product as its loops' `packed` gives them, and the size of their steps."""
-
-    weights: Tensor
-    steps_o: Tensor
 
 
 class _Places(NamedTuple):
@@ -50,12 +44,6 @@ def _places(n: Any, e: Any, d: Any, i: Any, more: Any) -> Any:
     gated, factors = np.empty((n, i + more), BYTE), np.empty(n, FLOAT)
     sums, both = np.empty((n, max(d, e)), FLOAT), np.empty((n, 2 * i), FLOAT)
     return _Places(attended, normed, gated, factors, sums, both)
-
-
-@njit(**LOOP)
-def packed_of(job: Any, number: Any) -> Any:
-    """`Packed` weights of a job."""
-    return rows(job, number, np.int8), rows(job, number + 1, FLOAT)
 
 
 @njit(**LOOP)
@@ -109,29 +97,56 @@ def _add_gated(multiply: Any, some: Any, weights: Any, total: Any, out: Any) -> 
         add_row(out[r], total[r], some.sums[r], some.factors[r])
 
 
+class _Layer(NamedTuple):
+    """What a loop reads of a layer and its rows, and where it writes."""
+
+    x: Any
+    attended: Any
+    out: Any
+    norm: Any
+    epsilon: Any
+    weights: Any
+    total: Any
+    both: Any
+    scale: Any
+    steps: Any
+
+
 @njit(**LOOP)
-def _finish_by(
-    round_one: Any, round_gated: Any, multiply: Any, more: Any, some_rows: Any, job: Any, dtype: Any
-) -> None:
-    """Some rows at a time, rounded and multiplied as is said."""
+def _layer_of(job: Any, dtype: Any) -> Any:
     x, attended, out = rows(job, 0, dtype), rows(job, 1, dtype), rows(job, 2, dtype)
     norm, epsilon = rows(job, 3, dtype)[0], rows(job, 4, FLOAT)[0, 0]
-    o, gate_up, down = packed_of(job, 5), packed_of(job, 7), packed_of(job, 9)
+    weights = packed_of(job, 5), packed_of(job, 7), packed_of(job, 9)
     total, both = rows(job, 11, dtype), rows(job, 12, dtype)
     scale, steps = rows(job, 13, FLOAT), rows(job, 14, FLOAT)
-    some = _places(some_rows, attended.shape[1], x.shape[1], both.shape[1] // 2, more)
-    start, stop = share(job[0])
-    for a in range(start, stop, some_rows):
-        b = min(a + some_rows, stop)
-        _add_attended(round_one, multiply, some, o, x[a:b], attended[a:b], total[a:b])
-        _norm_rounded(round_one, some, norm, epsilon, scale[a:b], steps[a:b])
-        _gated_rounded(round_gated, multiply, some, gate_up, b - a, both[a:b])
-        _add_gated(multiply, some, down, total[a:b], out[a:b])
+    return _Layer(x, attended, out, norm, epsilon, weights, total, both, scale, steps)
+
+
+@njit(**LOOP)
+def _places_of(layer: Any, n: Any, more: Any) -> Any:
+    e, d, i = layer.attended.shape[1], layer.x.shape[1], layer.both.shape[1] // 2
+    return _places(n, e, d, i, more)
+
+
+@njit(**LOOP)
+def _finish_some(
+    round_one: Any, round_gated: Any, multiply: Any, some: Any, layer: Any, a: Any, b: Any
+) -> None:
+    """Rows a to b, rounded and multiplied as is said."""
+    (o, gate_up, down), total = layer.weights, layer.total[a:b]
+    _add_attended(round_one, multiply, some, o, layer.x[a:b], layer.attended[a:b], total)
+    scale, steps = layer.scale[a:b], layer.steps[a:b]
+    _norm_rounded(round_one, some, layer.norm, layer.epsilon, scale, steps)
+    _gated_rounded(round_gated, multiply, some, gate_up, b - a, layer.both[a:b])
+    _add_gated(multiply, some, down, total, layer.out[a:b])
 
 
 @njit(**LOOP)
 def _finish(job: Any, dtype: Any) -> None:
-    _finish_by(round_row, gate_round_row, multiply_all, 0, SOME, job, dtype)
+    layer, (start, stop) = _layer_of(job, dtype), share(job[0])
+    some = _places_of(layer, SOME, 0)
+    for a in range(start, stop, SOME):
+        _finish_some(round_row, gate_round_row, multiply_all, some, layer, a, min(a + SOME, stop))
 
 
 @compiled
@@ -141,9 +156,15 @@ def _finish_loop(job: Any) -> None:
 
 @njit(**LOOP)
 def _finish_by_sums(job: Any, dtype: Any) -> None:
-    more, rows = mixed_rows.TERM, SOME_BY_SUMS
+    layer, (start, stop) = _layer_of(job, dtype), share(job[0])
+    some, behind = _places_of(layer, SOME_BY_SUMS, mixed_rows.TERM), beginning_of(job, 15, dtype)
+    some_behind, multiply = places_of(behind), mixed_products.multiply_all
     round_one, round_gated = mixed_rows.round_row, mixed_rows.gate_round_row
-    _finish_by(round_one, round_gated, mixed_products.multiply_all, more, rows, job, dtype)
+    for a in range(start, stop, SOME_BY_SUMS):
+        b = min(a + SOME_BY_SUMS, stop)
+        _finish_some(round_one, round_gated, multiply, some, layer, a, b)
+        if len(behind.q):
+            begin(some_behind, behind, layer.out, a, b - a)
 
 
 @compiled
@@ -159,6 +180,7 @@ def finished(
     *,
     keeps: bool,
     by_sums: bool = False,
+    behind: Begins | None = None,
 ) -> tuple[Tensor, ...]:
     """The sum of x' and down(silu(gate) * up) of norm(x'), where x' = x + o(attended).
 
@@ -169,6 +191,7 @@ def finished(
         weights: Of o, of gate and up together, and of down.
         keeps: Whether more than the sum is wanted.
         by_sums: Whether weights are of `mixed_products`.
+        behind: How the layer behind begins, if its rows are to be begun too; by sums alone.
 
     Returns:
         The sum; x', 1 / rms(x'), and gate and up side by side, each row to be scaled by the last.
@@ -179,5 +202,8 @@ def finished(
     scale, steps = torch.empty(shape), torch.empty(shape)
     packed = [part for weight in weights for part in weight]
     more = norm[0], torch.tensor([norm[1]]), *packed, total, both, scale, steps
-    run(_finish_by_sums_loop if by_sums else _finish_loop, x, attended, out, *more)
+    if by_sums:
+        run(_finish_by_sums_loop, x, attended, out, *more, *arrays_of(behind))
+    else:
+        run(_finish_loop, x, attended, out, *more)
     return out, total, scale, both, steps

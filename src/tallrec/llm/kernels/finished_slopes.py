@@ -11,7 +11,8 @@ from numba import njit
 from torch import Tensor
 
 from tallrec.llm.kernels.arithmetic import copy, narrow
-from tallrec.llm.kernels.finished import SOME, Packed, multiply_all, packed_of
+from tallrec.llm.kernels.byte_rows import Packed, packed_of
+from tallrec.llm.kernels.finished import SOME, multiply_all
 from tallrec.llm.kernels.int8 import BYTE, gate_row_backward, round_row
 from tallrec.llm.kernels.native import FLOAT, LOOP, by_dtype, compiled, rows, run, share
 from tallrec.llm.kernels.whole_layers import norm_row_backward
