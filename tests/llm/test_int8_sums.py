@@ -23,7 +23,7 @@ from tests.llm.test_int8 import (
 )
 from tests.llm.test_scoring import ANSWERS, random_rows
 
-PRODUCTS = KERNELS and KERNELS.mixed_products
+PRODUCTS, ROWS = KERNELS and KERNELS.mixed_products, KERNELS and KERNELS.mixed_rows
 needs_sums = pytest.mark.skipif(
     not (PRODUCTS and PRODUCTS.CAN), reason="the processor has no VNNI of AVX-512, or has AMX"
 )
@@ -89,6 +89,27 @@ def test_rows_are_rounded_to_steps_that_leave_room_for_sums(dtype, n, width, sca
 
 
 @needs_sums
+@settings(deadline=None)
+@given(
+    n=st.integers(1, 20),
+    width=st.sampled_from([192, 1536]),
+    scale=st.floats(1e-3, 1e3),
+    factor=st.floats(1e-3, 1e3),
+)
+def test_gates_are_rounded_as_rows_are(n, width, scale, factor):
+    generator = torch.Generator().manual_seed(n)
+    gate, up = (scale * torch.randn(2, width, generator=generator)).unbind()
+    gate[0], gate[1] = 1e4, -1e4  # whose exponentials are infinite, or nothing
+    expected = rotated(torch.nn.functional.silu(gate * factor) * up * factor)
+    out = np.zeros(width + 4, np.uint8)
+    step = float(ROWS.gate_round_row(gate.numpy(), up.numpy(), np.float32(factor), out))
+    signed = torch.from_numpy(out[:width]).long() - 128
+    assert (signed.abs() <= limits_of(width)).all()
+    assert ((signed * step - expected).abs() <= 0.53 * step).all()
+    assert np.array_equal(out, with_terms(signed).numpy())
+
+
+@needs_sums
 def test_what_is_not_a_number_stays_so():
     x = torch.ones(4, 192)
     x[1, 5], x[2, 37], x[3, 5] = torch.nan, torch.nan, torch.inf
@@ -136,6 +157,18 @@ def test_layers_by_sums_compute_what_those_without_do(monkeypatch, name, dtype):
     assert (by_sums != without).any()
     others = score_rows(model, rows, ANSWERS, int8=True)
     assert np.corrcoef(scores, others)[0, 1] > 0.995
+
+
+@needs_sums
+def test_rows_by_sums_do_not_depend_on_what_they_are_scored_with(monkeypatch):
+    """Whose beginning is kept from another batch, or none of it."""
+    monkeypatch.setattr(PRODUCTS, "IN_USE", True)
+    model, rows = model_of("llama in thirds"), random_rows(40)
+    together = score_rows(model, rows, ANSWERS, int8=True)
+    apart = score_rows(model, rows, ANSWERS, int8=True, batch_tokens=30)
+    alone = [score_rows(model, [row], ANSWERS, int8=True)[0] for row in rows[:5]]
+    np.testing.assert_allclose(apart, together, atol=1e-5)
+    np.testing.assert_allclose(alone, together[:5], atol=1e-5)
 
 
 @needs_sums

@@ -109,9 +109,7 @@ class _InOnePass(torch.autograd.Function):
         kernels, ctx.runs, ctx.scaling = kernels_of(q_nhd), plan.runs(q_nhd), scaling
         q_nhd, k_cgd, v_cgd = (x.contiguous() for x in (q_nhd, k_cgd, v_cgd))
         keeps = any(ctx.needs_input_grad)
-        out_nhd, bases_nh = kernels.attend(
-            q_nhd, k_cgd, v_cgd, ctx.runs, scaling, keeps=keeps
-        )
+        out_nhd, bases_nh = kernels.attend(q_nhd, k_cgd, v_cgd, ctx.runs, scaling, keeps=keeps)
         ctx.save_for_backward(q_nhd, k_cgd, v_cgd, bases_nh)
         return cast("Tensor", out_nhd)
 

@@ -133,10 +133,11 @@ class LayerBySums:
             turn = [part.expand(*x.shape[:-1], -1).contiguous() for part in parts]
             heads = self._places(x, tree)
             kernels.begun(x, self._begins(x, heads, turn))
+        size = self.own.self_attn.head_dim
+        q, k, v = (part.view(*part.shape[:-1], -1, size) for part in heads)
         if tree:
-            attended = self._attended(tree, heads)
+            attended = self._attended(tree, q[0], k[0], v[0])
         else:
-            q, k, v = (part.unflatten(-1, (-1, self.own.self_attn.head_dim)) for part in heads)
             more = attention_mask, past_key_values
             attended = attend(self.own.self_attn, q, k, v, *more, **kwargs)[0].flatten(2)
         begins = None
@@ -167,12 +168,10 @@ class LayerBySums:
         new = [place[..., place.shape[-2] - x.shape[-2] :, :] for place in heads]
         return kernels_of(x).Begins(new, self.norms[0], self.packed[0], self.bias_o, turn)
 
-    def _attended(self, tree: Plan, heads: Sequence[Tensor]) -> Tensor:
-        """Attention by a tree, as its function would be asked for it."""
-        attention = self.own.self_attn
-        q_nhd, *kv_cgd = (part[0].unflatten(-1, (-1, attention.head_dim)) for part in heads)
-        tree.remember(attention.layer_idx, *kv_cgd)
-        runs, scaling = tree.runs(q_nhd), attention.scaling
+    def _attended(self, tree: Plan, q_nhd: Tensor, *kv_cgd: Tensor) -> Tensor:
+        """Attention by a tree, of keys and values that follow those that are kept."""
+        tree.remember(self.own.self_attn.layer_idx, *kv_cgd)
+        runs, scaling = tree.runs(q_nhd), self.own.self_attn.scaling
         out_nhd, _ = kernels_of(q_nhd).attend(q_nhd, *kv_cgd, runs, scaling, keeps=False)
         attended: Tensor = out_nhd.flatten(1)[None]
         return attended

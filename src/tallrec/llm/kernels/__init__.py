@@ -33,8 +33,8 @@ from tallrec.llm.kernels.whole_layers import (
 )
 
 __all__ = [
-    "Begins",
     "COLUMNS",
+    "Begins",
     "Packed",
     "Stacked",
     "adapted_",

@@ -68,11 +68,27 @@ def _same_as(x: Any, like: Any) -> Any:  # noqa: ARG001
     return x
 
 
+def _as(x: Any, like: Any) -> Any:
+    """A number in the dtype of `like`."""
+    raise NotImplementedError
+
+
+@overload(_as)
+def _as_overload(x: Any, like: Any) -> Any:
+    if x == like:
+        return _same_as
+
+    def other(x: Any, like: Any) -> Any:
+        return narrow(wide(x), like)
+
+    return other
+
+
 @njit(**LOOP)
 def copy(out: Any, x: Any) -> None:
     """A row, float32 or in the model's dtype, in the dtype of out."""
     for j in range(len(out)):
-        out[j] = narrow(wide(x[j]), out[j])
+        out[j] = _as(x[j], out[j])
 
 
 @njit(**PART)

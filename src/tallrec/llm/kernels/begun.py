@@ -15,7 +15,7 @@ from tallrec.llm.kernels.byte_rows import Packed, packed_of
 from tallrec.llm.kernels.int8 import BYTE
 from tallrec.llm.kernels.mixed_products import ROWS, multiply_all
 from tallrec.llm.kernels.mixed_rows import TERM, round_row
-from tallrec.llm.kernels.native import FLOAT, LOOP, by_dtype, compiled, rows, run, share
+from tallrec.llm.kernels.native import FLOAT, LOOP, by_dtype, compiled, constant, rows, run, share
 from tallrec.llm.kernels.projected import turn_heads
 from tallrec.llm.kernels.whole_layers import normalize
 
@@ -42,7 +42,7 @@ class Begins(NamedTuple):
     def arrays(self) -> tuple[Tensor, ...]:
         """What `beginning_of` reads."""
         weight, epsilon = self.norm
-        return *self.heads, weight, torch.tensor([epsilon]), *self.weights, self.bias_o, *self.turn
+        return *self.heads, weight, constant(epsilon), *self.weights, self.bias_o, *self.turn
 
 
 _NONE = tuple(torch.empty(shape) for shape in (*3 * [(0, 1)], *7 * [(1, 1)]))

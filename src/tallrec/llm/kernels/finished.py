@@ -19,7 +19,7 @@ from tallrec.llm.kernels.begun import SOME as SOME_BY_SUMS
 from tallrec.llm.kernels.begun import Begins, arrays_of, begin, beginning_of, places_of
 from tallrec.llm.kernels.byte_rows import ROWS, Packed, packed_of
 from tallrec.llm.kernels.int8 import BYTE, gate_round_row, round_row
-from tallrec.llm.kernels.native import FLOAT, LOOP, by_dtype, compiled, rows, run, share
+from tallrec.llm.kernels.native import FLOAT, LOOP, by_dtype, compiled, constant, rows, run, share
 from tallrec.llm.kernels.whole_layers import add_row, normalize
 
 multiply_all = (byte_products if byte_products.IN_USE else short_products).multiply_all
@@ -201,7 +201,7 @@ def finished(
     both = torch.empty(*x.shape[:-1] if keeps else (0,), weights[1].steps_o.numel(), dtype=x.dtype)
     scale, steps = torch.empty(shape), torch.empty(shape)
     packed = [part for weight in weights for part in weight]
-    more = norm[0], torch.tensor([norm[1]]), *packed, total, both, scale, steps
+    more = norm[0], constant(norm[1]), *packed, total, both, scale, steps
     if by_sums:
         run(_finish_by_sums_loop, x, attended, out, *more, *arrays_of(behind))
     else:

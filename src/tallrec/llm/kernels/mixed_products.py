@@ -37,7 +37,7 @@ from tallrec.llm.kernels.byte_rows import (
 )
 from tallrec.llm.kernels.int8 import BYTE, ZERO, multiplied, round_rows
 from tallrec.llm.kernels.mixed_rows import GROUP, PART_OF, TERM, round_row
-from tallrec.llm.kernels.native import FLOAT, INT, LOOP, PART, by_dtype, compiled, rows, run, share
+from tallrec.llm.kernels.native import INT, LOOP, PART, by_dtype, compiled, rows, run, share
 from tallrec.llm.kernels.tiles import IS_LONG, LANES, call, spread
 
 CAN = _HAS_PRODUCTS and IS_LONG

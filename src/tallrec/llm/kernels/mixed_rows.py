@@ -15,7 +15,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from tallrec.llm.kernels.arithmetic import LOG2_E
-from tallrec.llm.kernels.byte_rows import BYTES, FLOAT32, FLOATS, LONGS, WORD, WORDS, load
+from tallrec.llm.kernels.byte_rows import BYTES, FLOATS, LONGS, WORD, WORDS, load
 from tallrec.llm.kernels.exponentials import FEW_POWERS, exp2
 from tallrec.llm.kernels.int8 import BYTE, ZERO
 from tallrec.llm.kernels.native import FLOAT, INT, LOOP
@@ -45,11 +45,9 @@ def _rotate(builder: Any, of_row: Any, width: Any, read: Any) -> list[Any]:
     most = [cgutils.alloca_once_value(builder, zero) for _ in range(2)]
     with cgutils.for_range(builder, builder.udiv(run, LONGS(GROUP))) as loop:
         group = builder.mul(loop.index, LONGS(GROUP * BYTES))
-        places = [
-            builder.add(group, builder.add(LONGS(part * _VECTOR), builder.mul(run, LONGS(k * BYTES))))
-            for part in range(GROUP // PART_OF)
-            for k in range(RUNS)
-        ]
+        runs = [builder.add(group, builder.mul(run, LONGS(k * BYTES))) for k in range(RUNS)]
+        parts = range(0, GROUP * BYTES, _VECTOR)
+        places = [builder.add(at, LONGS(part)) for part in parts for at in runs]
         vectors = rotated(builder, [read(place) for place in places])
         for at, (place, vector) in enumerate(zip(places, vectors, strict=True)):
             of_part = most[at // RUNS // 2]

@@ -9,6 +9,7 @@ addresses of its arrays, as int64, behind a pointer to the dtype that it is comp
 from __future__ import annotations
 
 import ctypes
+from functools import cache
 from typing import Any, cast
 
 import llvmlite.binding as llvm
@@ -62,6 +63,12 @@ class compiled:  # noqa: N801 - a decorator
                 code = cfunc(signature, **_MATH)(self._loop)
             self._codes[dtype] = code
         return int(self._codes[dtype].address)
+
+
+@cache
+def constant(number: float) -> Tensor:
+    """A number as a loop reads it; torch takes as long to make one as for a row."""
+    return torch.tensor([number])
 
 
 def run(loop: compiled, *arrays: Tensor) -> None:

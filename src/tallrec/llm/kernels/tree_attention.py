@@ -83,10 +83,11 @@ def _attend_run(some: Any, here: Any, held: Any, arrays: Any) -> None:
             places = of_rows, scores.strides[0], to, weights.strides[0], up(most, LANES)
             seen = some.seen[r], some.seen[r + 1], some.seen[r + 2], some.seen[r + 3]
             found: Any = exponentials(weights[0, 0], places, seen, factor)  # type: ignore[call-arg]
-            for p, (total, base) in enumerate(zip(*found)):
-                inverses[r + p] = FLOAT(1) / total
+            totals, taken_off = found
+            for p in range(ROWS):
+                inverses[r + p] = FLOAT(1) / totals[p]
                 if len(bases) and some.at[r + p] >= 0:
-                    bases[some.at[r + p], 0] = base + np.log2(total)
+                    bases[some.at[r + p], 0] = taken_off[p] + np.log2(totals[p])
         weigh(some.weights, values, some.sums, n, up(most, per) // per)
         for r in range(n):
             put(out, some.at[r], some.sums[r], inverses[r])
@@ -149,8 +150,8 @@ def attend(
         keeps: Whether gradients will be wanted.
 
     Returns:
-        out_nhd, and if so what `attend_backward` needs of each row, float32 [n, h]: the logarithm of the
-        sum of its exponentials, to base 2.
+        out_nhd, and if so what `attend_backward` needs of each row, float32 [n, h]: the logarithm
+        of the sum of its exponentials, to base 2.
     """
     (n, h, _), g = q_nhd.shape, k_cgd.shape[1]
     out, bases = torch.empty(q_nhd.shape, dtype=q_nhd.dtype), torch.empty(n if keeps else 0, h)

@@ -19,12 +19,12 @@ from tallrec.llm.kernels.tiles import (
     COLUMNS,
     IS_LONG,
     LANES,
-    ROWS,
     TALL,
     as_row,
     multiply,
     multiply_column,
     per_word,
+    transpose,
     up,
     word_of,
 )
@@ -87,18 +87,22 @@ def some_rows(width: Any, longest: Any, dtype: Any) -> Any:
 
 
 @njit(**PART)
-def row_of(here: Any, number: Any) -> Any:
+def _row_of(here: Any, token: Any, head: Any, per_group: Any) -> Any:
     """Which row of all queries one of a run is, and how many keys it sees.
 
     Behind the run's last it is none (-1) and sees nothing.
     """
     tree, one, g = here
-    per_group = tree.n_heads // tree.n_groups
-    token, head = number // per_group, number % per_group
     if token >= one[N_Q]:
         return LONG(-1), LONG(0)
     place = one[FIRST_Q] + token
     return tree.queries[place] * tree.n_heads + g * per_group + head, tree.seen[place]
+
+
+@njit(**PART)
+def _after(token: Any, head: Any, per_group: Any) -> Any:
+    """The next row's token and head, which divisions would take longer to find."""
+    return (token, head + 1) if head + 1 < per_group else (token + 1, LONG(0))
 
 
 @njit(**PART)
@@ -108,20 +112,27 @@ def locate(some: Any, here: Any, first: Any, n: Any) -> Any:
     Returns:
         How many keys are seen at most.
     """
-    most = LONG(0)
+    tree, _, _ = here
+    most, per_group = LONG(0), tree.n_heads // tree.n_groups
+    token, head = first // per_group, first % per_group
     for r in range(n):
-        some.at[r], some.seen[r] = row_of(here, first + r)
+        some.at[r], some.seen[r] = _row_of(here, token, head, per_group)
         most = max(most, some.seen[r])
+        token, head = _after(token, head, per_group)
     return most
 
 
 @njit(**PART)
 def ahead(one: Any, other: Any, here: Any, first: Any) -> None:
     """Asks for the next rows, of queries and of an array of their shape."""
-    for r in range(TAKEN):
-        at, _ = row_of(here, first + TAKEN + r)
+    tree, _, _ = here
+    per_group = tree.n_heads // tree.n_groups
+    token, head = (first + TAKEN) // per_group, (first + TAKEN) % per_group
+    for _ in range(TAKEN):
+        at, _ = _row_of(here, token, head, per_group)
         fetch_ahead(one, at)
         fetch_ahead(other, at)
+        token, head = _after(token, head, per_group)
 
 
 @njit(**PART)
@@ -177,13 +188,21 @@ def score(queries: Any, keys: Any, scores: Any, shape: Any) -> None:
 
 @njit(**PART)
 def hold_columns(out: Any, x: Any, path: Any, first: Any) -> None:
-    """Rows of a path, from the first on, as columns of words: [d, p]."""
-    per = per_word(out[0, 0])
-    for p in range(first, len(path)):
-        fetch_ahead(x, path[min(p + _AHEAD, len(path) - 1)])
-        row = x[path[p]]
-        for w in range(len(out)):
-            out[w, p] = word_of(row[w * per], row[w * per + per - 1], out[w, p])
+    """Rows of a path, from the first on, as columns of words, [d, p]: by squares, turned."""
+    per, last = per_word(out[0, 0]), len(path) - 1
+    whole, some = len(out) // LANES * LANES, np.zeros((LANES, len(out)), out.dtype)
+    for p in range(first // LANES * LANES, len(path), LANES):
+        n = min(LANES, len(path) - p)
+        for r in range(n):
+            fetch_ahead(x, path[min(p + r + _AHEAD, last)])
+            words, row = some[r], x[path[p + r]]
+            for w in range(len(words)):
+                words[w] = word_of(row[w * per], row[w * per + per - 1], words[w])
+        for w in range(0, whole, LANES):
+            transpose(some, w, out[w:, p:])
+        for w in range(whole, len(out)):
+            for r in range(n):
+                out[w, p + r] = some[r, w]
 
 
 @njit(**PART)
