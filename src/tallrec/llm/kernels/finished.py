@@ -19,7 +19,7 @@ from tallrec.llm.kernels.begun import SOME as SOME_BY_SUMS
 from tallrec.llm.kernels.begun import Begins, arrays_of, begin, beginning_of, places_of
 from tallrec.llm.kernels.byte_rows import ROWS, Packed, packed_of
 from tallrec.llm.kernels.int8 import BYTE, gate_round_row, round_row
-from tallrec.llm.kernels.native import FLOAT, LOOP, by_dtype, compiled, constant, rows, run, share
+from tallrec.llm.kernels.native import FLOAT, LOOP, by_dtype, compiled, constant, fetch_ahead, rows, run, share
 from tallrec.llm.kernels.whole_layers import add_row, normalize
 
 multiply_all = (byte_products if byte_products.IN_USE else short_products).multiply_all
@@ -163,6 +163,9 @@ def _finish_by_sums(job: Any, dtype: Any) -> None:
     for a in range(start, stop, SOME_BY_SUMS):
         b = min(a + SOME_BY_SUMS, stop)
         _finish_some(round_one, round_gated, multiply, some, layer, a, b)
+        for r in range(b, min(b + SOME_BY_SUMS, stop)):
+            fetch_ahead(layer.x, r)
+            fetch_ahead(layer.attended, r)
         if len(behind.q):
             begin(some_behind, behind, layer.out, a, b - a)
 
