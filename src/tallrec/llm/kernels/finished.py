@@ -19,7 +19,17 @@ from tallrec.llm.kernels.begun import SOME as SOME_BY_SUMS
 from tallrec.llm.kernels.begun import Begins, arrays_of, begin, beginning_of, places_of
 from tallrec.llm.kernels.byte_rows import ROWS, Packed, packed_of
 from tallrec.llm.kernels.int8 import BYTE, gate_round_row, round_row
-from tallrec.llm.kernels.native import FLOAT, LOOP, by_dtype, compiled, constant, fetch_ahead, rows, run, share
+from tallrec.llm.kernels.native import (
+    FLOAT,
+    LOOP,
+    by_dtype,
+    compiled,
+    constant,
+    fetch_ahead,
+    rows,
+    run,
+    share,
+)
 from tallrec.llm.kernels.whole_layers import add_row, normalize
 
 multiply_all = (byte_products if byte_products.IN_USE else short_products).multiply_all
