@@ -30,7 +30,7 @@ def _all(kind: Any, number: Any) -> Any:
     return ir.Constant(kind, LANES * [number])
 
 
-def masked(builder: Any, name: str, x: Any, more: Any) -> Any:
+def _masked(builder: Any, name: str, x: Any, more: Any) -> Any:
     """One of the instructions that LLVM has with a mask and a rounding alone; all lanes."""
     few, near = ir.IntType(LANES), _WORD(4)
     name = f"llvm.x86.avx512.mask.{name}.{8 * _BYTES * LANES}"
@@ -45,7 +45,7 @@ def exp2(builder: Any, x: Any, powers: Any = EXP2) -> Any:
     """As `arithmetic.exp2`."""
     x = _larger(builder, x, _all(_FLOATS, LEAST_EXPONENT))
     if _SPLITS:
-        f = masked(builder, "reduce.ps", x, _WORD(_FLOOR_ONLY))
+        f = _masked(builder, "reduce.ps", x, _WORD(_FLOOR_ONLY))
     else:
         floor = call(builder, _FLOOR, x, x)
         f = builder.fsub(x, floor)
@@ -53,7 +53,7 @@ def exp2(builder: Any, x: Any, powers: Any = EXP2) -> Any:
     for number in powers[1:]:
         p = call(builder, _FMA, p, p, f, _all(_FLOATS, number))
     if _SPLITS:
-        return masked(builder, "scalef.ps", p, x)
+        return _masked(builder, "scalef.ps", p, x)
     exponent = builder.shl(builder.fptosi(floor, _WORDS), _all(_WORDS, 23))
     return builder.bitcast(builder.add(builder.bitcast(p, _WORDS), exponent), _FLOATS)
 

@@ -1,7 +1,7 @@
 """Rows as `mixed_products` reads them: rotated, and rounded to steps that leave room for sums.
 
-What a gate gives is rotated where it is computed. It is rounded to 1/127 of a row's largest number
-behind that, so that the third decimal place of a sigmoid, and one behind it, are all that matter.
+What a gate gives is rotated where it is computed, and rounded to 1/127 of a row's largest number
+right behind that: of its sigmoid, four decimal places are enough.
 """
 
 from __future__ import annotations
