@@ -27,17 +27,7 @@ from tallrec.llm.kernels.native import (
     run,
     share,
 )
-from tallrec.llm.kernels.tiles import (
-    COLUMNS,
-    LANES,
-    ROWS,
-    by_floats,
-    by_words,
-    in_floats,
-    in_tiles,
-    per_word,
-    up,
-)
+from tallrec.llm.kernels.tiles import COLUMNS, LANES, ROWS, in_floats, in_tiles, up
 from tallrec.llm.kernels.tree_rows import (
     COST,
     FIRST_P,
@@ -57,6 +47,7 @@ from tallrec.llm.kernels.tree_rows import (
     tree_of,
     weigh,
 )
+from tallrec.llm.kernels.words import by_floats, by_words, per_word
 
 if TYPE_CHECKING:
     from tallrec.llm.runs import Runs

@@ -20,14 +20,12 @@ from tallrec.llm.kernels.tiles import (
     IS_LONG,
     LANES,
     TALL,
-    as_row,
     multiply,
     multiply_column,
-    per_word,
     transpose,
     up,
-    word_of,
 )
+from tallrec.llm.kernels.words import as_row, per_word, word_of
 
 if TYPE_CHECKING:
     from tallrec.llm.runs import Runs

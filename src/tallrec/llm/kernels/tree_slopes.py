@@ -26,20 +26,7 @@ from tallrec.llm.kernels.native import (
     thread,
     threads,
 )
-from tallrec.llm.kernels.tiles import (
-    COLUMNS,
-    LANES,
-    ROWS,
-    as_column,
-    as_rows,
-    by_floats,
-    by_words,
-    in_floats,
-    multiply,
-    per_word,
-    transpose,
-    up,
-)
+from tallrec.llm.kernels.tiles import COLUMNS, LANES, ROWS, in_floats, multiply, transpose, up
 from tallrec.llm.kernels.tree_rows import (
     COST,
     FIRST_P,
@@ -60,6 +47,7 @@ from tallrec.llm.kernels.tree_rows import (
     tree_of,
     weigh,
 )
+from tallrec.llm.kernels.words import as_column, as_rows, by_floats, by_words, per_word
 
 if TYPE_CHECKING:
     from tallrec.llm.runs import Runs
