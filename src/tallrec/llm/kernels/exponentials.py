@@ -147,10 +147,8 @@ def exponentials(_context: Any, like: Any, places: Any, seen: Any, factor: Any) 
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         scores, to_scores, weights, to_weights, n = cgutils.unpack_tuple(builder, arguments[1])
-        seen, factor = (
-            cgutils.unpack_tuple(builder, arguments[2]),
-            spread(builder, arguments[3], _FLOATS),
-        )
+        seen = cgutils.unpack_tuple(builder, arguments[2])
+        factor = spread(builder, arguments[3], _FLOATS)
         rows = [
             _Row(
                 builder,

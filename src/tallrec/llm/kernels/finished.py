@@ -48,8 +48,9 @@ class _Places(NamedTuple):
 
 
 @njit(**LOOP)
-def _places(n: Any, e: Any, d: Any, i: Any, more: Any) -> Any:
+def _places_of(layer: Any, n: Any, more: Any) -> Any:
     """For n rows; behind what is rounded, for some bytes more."""
+    e, d, i = layer.attended.shape[1], layer.x.shape[1], layer.both.shape[1] // 2
     attended, normed = np.empty((n, e + more), BYTE), np.empty((n, d + more), BYTE)
     gated, factors = np.empty((n, i + more), BYTE), np.empty(n, FLOAT)
     sums, both = np.empty((n, max(d, e)), FLOAT), np.empty((n, 2 * i), FLOAT)
@@ -130,12 +131,6 @@ def _layer_of(job: Any, dtype: Any) -> Any:
     total, both = rows(job, 11, dtype), rows(job, 12, dtype)
     scale, steps = rows(job, 13, FLOAT), rows(job, 14, FLOAT)
     return _Layer(x, attended, out, norm, epsilon, weights, total, both, scale, steps)
-
-
-@njit(**LOOP)
-def _places_of(layer: Any, n: Any, more: Any) -> Any:
-    e, d, i = layer.attended.shape[1], layer.x.shape[1], layer.both.shape[1] // 2
-    return _places(n, e, d, i, more)
 
 
 @njit(**LOOP)

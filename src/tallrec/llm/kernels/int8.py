@@ -119,7 +119,7 @@ def gate_row(out_d: Any, gate_d: Any, up_d: Any, factor: Any) -> None:
 
 @njit(**LOOP)
 def gate_round_row(gate_d: Any, up_d: Any, factor: Any, out_d: Any) -> Any:
-    """The same as `round_row` leaves it; gate becomes something else."""
+    """What `gate_row` gives, as `round_row` leaves it; gate becomes something else."""
     gate_row(gate_d, gate_d, up_d, factor)
     return round_row(gate_d, out_d)
 
