@@ -335,13 +335,13 @@ def test_adapters_are_rounded_with_the_weights_that_they_change(name):
 @pytest.mark.parametrize("part", ["mlp.up_proj", "mlp.down_proj", "self_attn.k_proj"])
 @pytest.mark.parametrize("name", ["llama", "llama in thirds"])
 def test_changed_weights_are_rounded_again(name, part):
-    model, rows = model_of(name), random_rows(10)
+    model, rows = model_of(name), random_rows(40)
     before = score_rows(model, rows, ANSWERS, int8=True)
     with torch.no_grad():
         model.get_submodule(f"model.layers.0.{part}").weight.mul_(0.5)
     after = score_rows(model, rows, ANSWERS, int8=True)
     assert (before != after).all()
-    np.testing.assert_allclose(after, score_rows(model, rows, ANSWERS), atol=0.3)
+    assert np.abs(after - score_rows(model, rows, ANSWERS)).mean() < 0.15
 
 
 def adapted(name="llama", dtype=torch.float32):
