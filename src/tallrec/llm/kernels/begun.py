@@ -16,7 +16,7 @@ from tallrec.llm.kernels.int8 import BYTE
 from tallrec.llm.kernels.mixed_products import ROWS, multiply_all
 from tallrec.llm.kernels.mixed_rows import TERM, round_row
 from tallrec.llm.kernels.native import FLOAT, LOOP, by_dtype, compiled, constant, rows, run, share
-from tallrec.llm.kernels.projected import turn_heads
+from tallrec.llm.kernels.turned import turn_heads
 from tallrec.llm.kernels.whole_layers import normalize
 
 SOME = 12 * ROWS  # rows that read a tile of weights; 30 to 90 take as long

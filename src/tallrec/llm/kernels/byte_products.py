@@ -19,27 +19,24 @@ from torch import Tensor
 
 from tallrec.llm.kernels.byte_rows import (
     BYTES,
-    LONGS,
     PER_WORD,
     ROWS,
-    WORD,
-    WORDS,
     by_rows,
     by_tiles,
-    load,
     row_addresses,
     some_rows,
     write,
 )
 from tallrec.llm.kernels.int8 import BYTE, ZERO, multiplied, rounded
 from tallrec.llm.kernels.native import INT, LOOP, PART, by_dtype, compiled, rows, run, share
-from tallrec.llm.kernels.tiles import COLUMNS, IS_LONG, LANES, VECTORS, call, can, spread
+from tallrec.llm.kernels.tiles import COLUMNS, VECTORS
+from tallrec.llm.kernels.vectors import IS_LONG, LANES, LONGS, WORD, WORDS, call, can, load, spread
 
 __all__ = ["IN_USE", "multiply_all", "packed", "product", "rounded"]
 
 _CAN = can("avx512vnni") if IS_LONG else can("avxvnni")
 IN_USE = _CAN and not can("amx-int8")  # torch has AMX's, larger ones
-ADD_PRODUCTS = f"llvm.x86.avx512.vpdpbusd.{8 * BYTES * LANES}"  # of uint8 by int8
+_ADD_PRODUCTS = f"llvm.x86.avx512.vpdpbusd.{8 * BYTES * LANES}"  # of uint8 by int8
 
 
 @intrinsic
@@ -66,7 +63,7 @@ def _sum(_context: Any, like: Any, of_rows: Any, places: Any) -> Any:
                 x = spread(builder, load(builder, x_r[r], word, WORD), WORDS)
                 for total, w in zip(sums[r * VECTORS :], w_v, strict=False):
                     before = builder.load(total)
-                    builder.store(call(builder, ADD_PRODUCTS, before, before, x, w), total)
+                    builder.store(call(builder, _ADD_PRODUCTS, before, before, x, w), total)
         write(builder, like, [builder.load(total) for total in sums], of_steps, y_r)
         return context.get_dummy_value()
 

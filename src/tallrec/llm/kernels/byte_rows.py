@@ -5,22 +5,18 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
+from numba import njit
 from numba.core import cgutils
 from torch import Tensor
 
 from tallrec.llm.kernels.int8 import BYTE
 from tallrec.llm.kernels.native import FLOAT, LONG, LOOP, rows, share
-from tallrec.llm.kernels.tiles import LANES, pointer
+from tallrec.llm.kernels.vectors import FLOATS, LANES, LONGS, load, store_floats
 
 ROWS = 6  # that are summed at once, in `VECTORS` each: three quarters of the registers
 PER_WORD = 4  # bytes that are multiplied and added up in each lane
 BYTES = 4  # of a word
 _SOME = 15 * ROWS  # rows that read a tile of weights while a core's second cache has it
-
-LONGS, WORD, SHORT, FLOAT32 = ir.IntType(64), ir.IntType(32), ir.IntType(16), ir.FloatType()
-WORDS, FLOATS = ir.VectorType(WORD, LANES), ir.VectorType(FLOAT32, LANES)
 
 
 class Packed(NamedTuple):
@@ -34,23 +30,6 @@ class Packed(NamedTuple):
 def packed_of(job: Any, number: Any) -> Any:
     """`Packed` weights of a job."""
     return rows(job, number, np.int8), rows(job, number + 1, FLOAT)
-
-
-def load(builder: Any, address: Any, offset: Any, kind: Any) -> Any:
-    """What is some bytes behind an address."""
-    return builder.load(pointer(builder, address, offset, kind), align=1)
-
-
-def _narrowed(builder: Any, floats: Any) -> Any:
-    """As `arithmetic.narrow`."""
-
-    def all_of(number: int) -> Any:
-        return ir.Constant(WORDS, [number] * LANES)
-
-    bits = builder.bitcast(floats, WORDS)
-    odd = builder.and_(builder.lshr(bits, all_of(16)), all_of(1))
-    whole = builder.add(bits, builder.add(odd, all_of(0x7FFF)))
-    return builder.trunc(builder.lshr(whole, all_of(16)), ir.VectorType(SHORT, LANES))
 
 
 def row_addresses(builder: Any, place: Any, count: int) -> tuple[list[Any], list[Any]]:
@@ -74,14 +53,12 @@ def row_addresses(builder: Any, place: Any, count: int) -> tuple[list[Any], list
 
 def write(builder: Any, like: Any, sums: Any, of_steps: Any, y_r: Any) -> None:
     """Writes sums of rows, as many vectors each, times the size of steps, as numbers like one."""
-    is_float, vectors = isinstance(like, types.Float), len(sums) // len(y_r)
+    vectors = len(sums) // len(y_r)
     steps = [load(builder, of_steps, LONGS(v * LANES * BYTES), FLOATS) for v in range(vectors)]
     for at, total in enumerate(sums):
         r, v = divmod(at, vectors)
         y = builder.fmul(builder.sitofp(total, FLOATS), steps[v])
-        y = y if is_float else _narrowed(builder, y)
-        offset = LONGS(v * LANES * (BYTES if is_float else BYTES // 2))
-        builder.store(y, pointer(builder, y_r[r], offset, y.type), align=1)
+        store_floats(builder, like, y_r[r], LONGS(v), y)
 
 
 @njit(**LOOP)

@@ -10,12 +10,22 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from tallrec.llm.kernels.arithmetic import EXP2, LEAST_EXPONENT
-from tallrec.llm.kernels.tiles import IS_LONG, LANES, BFloat, call, can, pointer, spread
+from tallrec.llm.kernels.vectors import (
+    FLOATS,
+    IS_LONG,
+    LANES,
+    LONGS,
+    WORD,
+    WORDS,
+    call,
+    can,
+    pointer,
+    spread,
+    store_floats,
+)
 
 _BYTES = 4  # of a score
-_LONG, _WORD, _FLOAT = ir.IntType(64), ir.IntType(32), ir.FloatType()
-_FLOATS, _WORDS = ir.VectorType(_FLOAT, LANES), ir.VectorType(_WORD, LANES)
-_HALVES = ir.VectorType(BFloat(), LANES)
+_FLOAT = ir.FloatType()
 _FMA, _FLOOR, _MAX, _SUM = (
     f"llvm.{name}.v{LANES}f32"
     for name in ("fma", "floor", "vector.reduce.fmax", "vector.reduce.fadd")
@@ -32,7 +42,7 @@ def _all(kind: Any, number: Any) -> Any:
 
 def _masked(builder: Any, name: str, x: Any, more: Any) -> Any:
     """One of the instructions that LLVM has with a mask and a rounding alone; all lanes."""
-    few, near = ir.IntType(LANES), _WORD(4)
+    few, near = ir.IntType(LANES), WORD(4)
     name = f"llvm.x86.avx512.mask.{name}.{8 * _BYTES * LANES}"
     return call(builder, name, x, x, more, x, few((1 << LANES) - 1), near)
 
@@ -43,61 +53,58 @@ def _larger(builder: Any, one: Any, other: Any) -> Any:
 
 def exp2(builder: Any, x: Any, powers: Any = EXP2) -> Any:
     """As `arithmetic.exp2`."""
-    x = _larger(builder, x, _all(_FLOATS, LEAST_EXPONENT))
+    x = _larger(builder, x, _all(FLOATS, LEAST_EXPONENT))
     if _SPLITS:
-        f = _masked(builder, "reduce.ps", x, _WORD(_FLOOR_ONLY))
+        f = _masked(builder, "reduce.ps", x, WORD(_FLOOR_ONLY))
     else:
         floor = call(builder, _FLOOR, x, x)
         f = builder.fsub(x, floor)
-    p = _all(_FLOATS, powers[0])
+    p = _all(FLOATS, powers[0])
     for number in powers[1:]:
-        p = call(builder, _FMA, p, p, f, _all(_FLOATS, number))
+        p = call(builder, _FMA, p, p, f, _all(FLOATS, number))
     if _SPLITS:
         return _masked(builder, "scalef.ps", p, x)
-    exponent = builder.shl(builder.fptosi(floor, _WORDS), _all(_WORDS, 23))
-    return builder.bitcast(builder.add(builder.bitcast(p, _WORDS), exponent), _FLOATS)
+    exponent = builder.shl(builder.fptosi(floor, WORDS), _all(WORDS, 23))
+    return builder.bitcast(builder.add(builder.bitcast(p, WORDS), exponent), FLOATS)
 
 
 class _Row:
     """Code that goes over a row of scores and one of weights."""
 
     def __init__(self, builder: Any, like: Any, scores: Any, weights: Any, factor: Any) -> None:
-        self._builder, self._narrow = builder, not isinstance(like, types.Float)
+        self._builder, self._like = builder, like
         self._scores, self._weights, self._factor = scores, weights, factor
-        self.top = cgutils.alloca_once_value(builder, _all(_FLOATS, _LEAST))
-        self.total = cgutils.alloca_once_value(builder, _all(_FLOATS, 0.0))
+        # A bfloat16 is rounded by up to 4e-3.
+        self._powers = EXP2 if isinstance(like, types.Float) else FEW_POWERS
+        self.top = cgutils.alloca_once_value(builder, _all(FLOATS, _LEAST))
+        self.total = cgutils.alloca_once_value(builder, _all(FLOATS, 0.0))
 
     def _scores_at(self, index: Any) -> Any:
-        at = self._builder.mul(index, _LONG(LANES * _BYTES))
-        return self._builder.load(pointer(self._builder, self._scores, at, _FLOATS), align=_BYTES)
+        at = self._builder.mul(index, LONGS(LANES * _BYTES))
+        return self._builder.load(pointer(self._builder, self._scores, at, FLOATS), align=_BYTES)
 
     def find_top(self, index: Any, seen: Any) -> None:
         """The largest scores of each lane."""
         builder, scores = self._builder, self._scores_at(index)
-        scores = builder.select(seen, scores, _all(_FLOATS, _LEAST)) if seen else scores
+        scores = builder.select(seen, scores, _all(FLOATS, _LEAST)) if seen else scores
         builder.store(_larger(builder, scores, builder.load(self.top)), self.top)
 
     def take_off(self) -> Any:
         """What is taken off exponents from here on; the same of a lane."""
         top = self.reduced(_MAX, self._builder.load(self.top))
-        base = self._builder.fmul(top, self._builder.extract_element(self._factor, _WORD(0)))
-        self._builder.store(spread(self._builder, self._builder.fneg(base), _FLOATS), self.top)
+        base = self._builder.fmul(top, self._builder.extract_element(self._factor, WORD(0)))
+        self._builder.store(spread(self._builder, self._builder.fneg(base), FLOATS), self.top)
         return base
 
     def weigh(self, index: Any, seen: Any) -> None:
         """Weights of scores, and their sum in each lane."""
         builder, scores = self._builder, self._scores_at(index)
         below = builder.load(self.top)
-        exp = exp2(builder, call(builder, _FMA, scores, scores, self._factor, below))
-        exp = builder.select(seen, exp, _all(_FLOATS, 0.0)) if seen else exp
+        x = call(builder, _FMA, scores, scores, self._factor, below)
+        exp = exp2(builder, x, self._powers)
+        exp = builder.select(seen, exp, _all(FLOATS, 0.0)) if seen else exp
         builder.store(builder.fadd(builder.load(self.total), exp), self.total)
-        bytes_each = _BYTES // 2 if self._narrow else _BYTES
-        if self._narrow:
-            kind = ir.FunctionType(_HALVES, [_FLOATS])
-            name = f"llvm.x86.avx512bf16.cvtneps2bf16.{8 * _BYTES * LANES}"
-            exp = builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [exp])
-        at = builder.mul(index, _LONG(LANES * bytes_each))
-        builder.store(exp, pointer(builder, self._weights, at, exp.type), align=bytes_each)
+        store_floats(builder, self._like, self._weights, index, exp)
 
     def sum(self) -> Any:
         """Of all lanes' weights."""
@@ -105,7 +112,7 @@ class _Row:
 
     def reduced(self, name: str, vector: Any, *start: Any) -> Any:
         """A number of all lanes."""
-        kind = ir.FunctionType(_FLOAT, [*(one.type for one in start), _FLOATS])
+        kind = ir.FunctionType(_FLOAT, [*(one.type for one in start), FLOATS])
         function = cgutils.get_or_insert_function(self._builder.module, kind, name)
         return self._builder.call(function, [*start, vector], fastmath=("reassoc",))
 
@@ -115,15 +122,15 @@ def _each(builder: Any, visits: list[Any], seen: list[Any], n_vectors: Any) -> N
     least = seen[0]
     for other in seen[1:]:
         least = builder.select(builder.icmp_signed("<", other, least), other, least)
-    whole = builder.udiv(least, _LONG(LANES))
+    whole = builder.udiv(least, LONGS(LANES))
     with cgutils.for_range(builder, whole) as loop:
         for visit in visits:
             visit(loop.index, None)
     with cgutils.for_range(builder, n_vectors, start=whole) as loop:
-        first = builder.mul(loop.index, _LONG(LANES))
-        lanes = ir.Constant(_WORDS, list(range(LANES)))
+        first = builder.mul(loop.index, LONGS(LANES))
+        lanes = ir.Constant(WORDS, list(range(LANES)))
         for visit, n in zip(visits, seen, strict=True):
-            left = spread(builder, builder.trunc(builder.sub(n, first), _WORD), _WORDS)
+            left = spread(builder, builder.trunc(builder.sub(n, first), WORD), WORDS)
             visit(loop.index, builder.icmp_signed("<", lanes, left))
 
 
@@ -148,18 +155,18 @@ def exponentials(_context: Any, like: Any, places: Any, seen: Any, factor: Any) 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         scores, to_scores, weights, to_weights, n = cgutils.unpack_tuple(builder, arguments[1])
         seen = cgutils.unpack_tuple(builder, arguments[2])
-        factor = spread(builder, arguments[3], _FLOATS)
+        factor = spread(builder, arguments[3], FLOATS)
         rows = [
             _Row(
                 builder,
                 like,
-                builder.add(scores, builder.mul(to_scores, _LONG(r))),
-                builder.add(weights, builder.mul(to_weights, _LONG(r))),
+                builder.add(scores, builder.mul(to_scores, LONGS(r))),
+                builder.add(weights, builder.mul(to_weights, LONGS(r))),
                 factor,
             )
             for r in range(count)
         ]
-        vectors = builder.udiv(n, _LONG(LANES))
+        vectors = builder.udiv(n, LONGS(LANES))
         _each(builder, [row.find_top for row in rows], seen, vectors)
         bases = [row.take_off() for row in rows]
         _each(builder, [row.weigh for row in rows], seen, vectors)

@@ -105,7 +105,9 @@ def _add_gated(multiply: Any, some: Any, weights: Any, total: Any, out: Any) -> 
     n, d = total.shape
     multiply(some.sums[:n], some.gated[:n], weights, d)
     for r in range(n):
-        add_row(out[r], total[r], some.sums[r], some.factors[r])
+        sum_d = some.sums[r, :d]  # not out, which total may be: LLVM would go number by number
+        add_row(sum_d, total[r], sum_d, some.factors[r])
+        copy(out[r], sum_d)
 
 
 class _Layer(NamedTuple):

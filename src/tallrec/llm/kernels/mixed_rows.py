@@ -15,12 +15,22 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from tallrec.llm.kernels.arithmetic import LOG2_E
-from tallrec.llm.kernels.byte_rows import BYTES, FLOATS, LONGS, WORD, WORDS, load
+from tallrec.llm.kernels.byte_rows import BYTES
 from tallrec.llm.kernels.exponentials import FEW_POWERS, exp2
 from tallrec.llm.kernels.int8 import BYTE, ZERO
 from tallrec.llm.kernels.native import FLOAT, INT, LOOP
 from tallrec.llm.kernels.rotation import RUNS, rotated
-from tallrec.llm.kernels.tiles import LANES, call, pointer, spread
+from tallrec.llm.kernels.vectors import (
+    FLOATS,
+    LANES,
+    LONGS,
+    WORD,
+    WORDS,
+    call,
+    load,
+    pointer,
+    spread,
+)
 
 PART_OF, GROUP = 16, 48  # inputs: two parts of a group by sums, the third as they are
 MULTIPLE = RUNS * GROUP  # widths are of it, so that what is mixed is multiplied alike

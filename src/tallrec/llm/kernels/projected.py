@@ -13,7 +13,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from tallrec.llm.kernels.arithmetic import copy, narrow, wide
+from tallrec.llm.kernels.arithmetic import copy, wide
 from tallrec.llm.kernels.int8 import NONE, scale_of
 from tallrec.llm.kernels.lora import FIRST_O, FIRST_R, LAST_O, LAST_R, draw
 from tallrec.llm.kernels.native import (
@@ -28,6 +28,7 @@ from tallrec.llm.kernels.native import (
     share,
 )
 from tallrec.llm.kernels.tiles import ROWS, multiply
+from tallrec.llm.kernels.turned import turn_heads
 
 # Shape letters: n tokens, i inputs, o outputs of queries, keys and values together, r ranks of
 # their adapters together, e width of a head.
@@ -45,20 +46,6 @@ class Stacked(NamedTuple):
     a_ri: Tensor
     b_ro: Tensor
     table: Tensor
-
-
-@njit(**LOOP)
-def turn_heads(out: Any, x: Any, cos_e: Any, sin_e: Any, sign: Any) -> None:
-    """Rotates each head of a row by halves."""
-    half = len(cos_e) // 2
-    for at in range(0, len(out), 2 * half):
-        first, second = x[at : at + half], x[at + half : at + 2 * half]
-        out_first, out_second = out[at : at + half], out[at + half : at + 2 * half]
-        for j in range(len(out_first)):
-            one, other = wide(first[j]), wide(second[j])
-            c, s = wide(cos_e[j]), wide(sin_e[j]) * sign
-            out_first[j] = narrow(one * c - other * s, out_first[j])
-            out_second[j] = narrow(other * c + one * s, out_second[j])
 
 
 @njit(**LOOP)

@@ -29,9 +29,9 @@ from tallrec.llm.kernels.projected import (
     keep,
     multiply_some,
     norm_again,
-    turn_heads,
 )
 from tallrec.llm.kernels.tiles import ROWS, multiply
+from tallrec.llm.kernels.turned import turn_heads
 
 
 @njit(**LOOP)

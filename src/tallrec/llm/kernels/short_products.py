@@ -29,15 +29,10 @@ from torch import Tensor
 from tallrec.llm.kernels.arithmetic import copy
 from tallrec.llm.kernels.byte_rows import (
     BYTES,
-    LONGS,
     PER_WORD,
     ROWS,
-    SHORT,
-    WORD,
-    WORDS,
     by_rows,
     by_tiles,
-    load,
     row_addresses,
     some_rows,
     write,
@@ -55,11 +50,14 @@ from tallrec.llm.kernels.short_sets import (
     in_shorts,
     least_top,
 )
-from tallrec.llm.kernels.tiles import COLUMNS, IS_LONG, LANES, VECTORS, call, spread
+from tallrec.llm.kernels.tiles import COLUMNS, VECTORS
+from tallrec.llm.kernels.vectors import IS_LONG, LANES, LONGS, WORD, WORDS, call, load, spread
 
 __all__ = ["IN_USE", "in_shorts", "multiply_all", "packed", "product", "rounded"]
 
-_SHORTS, _BYTES = (ir.VectorType(kind, n * LANES) for kind, n in ((SHORT, 2), (ir.IntType(8), 4)))
+_SHORTS, _BYTES = (
+    ir.VectorType(kind, n * LANES) for kind, n in ((ir.IntType(16), 2), (ir.IntType(8), 4))
+)
 _ONES = ir.Constant(_SHORTS, [1] * 2 * LANES)
 _MULTIPLY = "llvm.x86.avx512.pmaddubs.w.512" if IS_LONG else "llvm.x86.avx2.pmadd.ub.sw"
 _ADD_PAIRS = "llvm.x86.avx512.pmaddw.d.512" if IS_LONG else "llvm.x86.avx2.pmadd.wd"

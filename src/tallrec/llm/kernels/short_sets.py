@@ -15,7 +15,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from tallrec.llm.kernels.native import FLOAT, LOOP
-from tallrec.llm.kernels.tiles import IS_LONG, can
+from tallrec.llm.kernels.vectors import IS_LONG, can
 
 RUN = 64
 # Lengths of sets of inputs and of weights, in steps. Rounding moves 18 numbers by half a step each,

@@ -10,58 +10,42 @@ from __future__ import annotations
 from itertools import product
 from typing import Any
 
-import llvmlite.binding as llvm
 import torch
 from llvmlite import ir
 from numba import njit, types
-from numba.core import cgutils, config
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from tallrec.llm.kernels.native import LOOP, PART
+from tallrec.llm.kernels.vectors import (
+    FLOATS,
+    HAS_PAIRS,
+    IS_LONG,
+    LANES,
+    LONGS,
+    WORD,
+    WORDS,
+    BFloat,
+    call,
+    can,
+    pointer,
+    spread,
+)
 from tallrec.llm.processor import multiplies_bfloat16_fast
 
-
-def can(*features: str) -> bool:
-    """Whether loops are compiled for a processor with features, by LLVM's names."""
-    if config.CPU_NAME or config.CPU_FEATURES:  # type: ignore[attr-defined] # for another one
-        return False
-    return all(llvm.get_host_cpu_features().get(feature) for feature in features)
-
-
-IS_LONG = can("avx512f")
-LANES, VECTORS = (16, 4) if IS_LONG else (8, 2)
+VECTORS = 4 if IS_LONG else 2
 ROWS, COLUMNS = 4, LANES * VECTORS  # of C that are computed at once, in half of all vectors
 TALL = 4 * ROWS  # with one vector each, as many sums with long vectors
 _BYTES = 4  # of a word
 
 
-class BFloat(ir.Type):  # type: ignore[misc]
-    """LLVM's bfloat, which llvmlite does not name."""
-
-    def _to_string(self) -> str:
-        return "bfloat"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, BFloat)
-
-    def __hash__(self) -> int:
-        return hash(BFloat)
-
-
-_LONG, _WORD, _FLOAT = ir.IntType(64), ir.IntType(32), ir.FloatType()
-_FLOATS, _WORDS = ir.VectorType(_FLOAT, LANES), ir.VectorType(_WORD, LANES)
+_FLOAT = ir.FloatType()
 BFLOATS = ir.VectorType(BFloat(), 2 * LANES)
-
-
-def call(builder: Any, name: str, like: Any, *values: Any) -> Any:
-    """What a function of LLVM's gives for some values, of the type of like."""
-    kind = ir.FunctionType(like.type, [value.type for value in values])
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), values)
 
 
 def _add_products(builder: Any, total: Any, one: Any, other: Any) -> Any:
     """Total and the products of two vectors of words, float32 or pairs of bfloat16."""
-    if one.type == _FLOATS:
+    if one.type == FLOATS:
         return call(builder, f"llvm.fma.v{LANES}f32", total, one, other, total)
     pairs = [builder.bitcast(x, BFLOATS) for x in (one, other)]
     return call(builder, "llvm.x86.avx512bf16.dpbf16ps.512", total, total, *pairs)
@@ -69,8 +53,8 @@ def _add_products(builder: Any, total: Any, one: Any, other: Any) -> Any:
 
 def _tile_of(like: Any, n_rows: int, n_vectors: int) -> Any:
     """Code for C (+)= A B of some rows and vectors; see `_tile`."""
-    word, words = (_FLOAT, _FLOATS) if isinstance(like, types.Float) else (_WORD, _WORDS)
-    vectors = [_LONG(v * LANES * _BYTES) for v in range(n_vectors)]
+    word, words = (_FLOAT, FLOATS) if isinstance(like, types.Float) else (WORD, WORDS)
+    vectors = [LONGS(v * LANES * _BYTES) for v in range(n_vectors)]
 
     def code(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         a, b, c = (cgutils.unpack_tuple(builder, arguments[1])[i : i + 2] for i in (0, 2, 4))
@@ -83,16 +67,16 @@ def _tile_of(like: Any, n_rows: int, n_vectors: int) -> Any:
         def load(*of: Any) -> Any:
             return builder.load(of_row(*of), align=_BYTES)
 
-        zero = ir.Constant(_FLOATS, None)
-        of_c = [(c, _LONG(r), vector, _FLOATS) for r in range(n_rows) for vector in vectors]
+        zero = ir.Constant(FLOATS, None)
+        of_c = [(c, LONGS(r), vector, FLOATS) for r in range(n_rows) for vector in vectors]
         sums = [cgutils.alloca_once_value(builder, zero) for _ in of_c]
         with builder.if_then(arguments[2]):
             for total, place in zip(sums, of_c, strict=True):
                 builder.store(load(*place), total)
         with cgutils.for_range(builder, steps) as loop:
-            column = builder.mul(loop.index, _LONG(_BYTES))
+            column = builder.mul(loop.index, LONGS(_BYTES))
             b_v = [load(b, loop.index, vector, words) for vector in vectors]
-            a_r = [spread(builder, load(a, _LONG(r), column, word), words) for r in range(n_rows)]
+            a_r = [spread(builder, load(a, LONGS(r), column, word), words) for r in range(n_rows)]
             for total, (one, other) in zip(sums, product(a_r, b_v), strict=True):
                 builder.store(_add_products(builder, builder.load(total), one, other), total)
         for total, place in zip(sums, of_c, strict=True):
@@ -120,18 +104,6 @@ def _column(_context: Any, like: Any, places: Any, add: Any) -> Any:
     return types.void(like, places, add), _tile_of(like, TALL, 1)
 
 
-def pointer(builder: Any, address: Any, offset: Any, kind: Any) -> Any:
-    """A pointer to what is some bytes behind an address."""
-    return builder.inttoptr(builder.add(address, offset), kind.as_pointer())
-
-
-def spread(builder: Any, word: Any, words: Any) -> Any:
-    """A vector of one word."""
-    nothing = ir.Constant(words, ir.Undefined)
-    first = builder.insert_element(nothing, word, _WORD(0))
-    return builder.shuffle_vector(first, nothing, ir.Constant(_WORDS, None))
-
-
 @intrinsic
 def _transpose(_context: Any, places: Any) -> Any:
     """Of a square of float32, as many each way as a vector has.
@@ -144,7 +116,7 @@ def _transpose(_context: Any, places: Any) -> Any:
         one, one_row, other, other_row = cgutils.unpack_tuple(builder, arguments[0])
 
         def of_row(address: Any, row: Any, r: int) -> Any:
-            return pointer(builder, address, builder.mul(row, _LONG(r)), _FLOATS)
+            return pointer(builder, address, builder.mul(row, LONGS(r)), FLOATS)
 
         rows = [builder.load(of_row(one, one_row, r), align=_BYTES) for r in range(LANES)]
         # Squares of this size change places across the diagonal.
@@ -154,7 +126,7 @@ def _transpose(_context: Any, places: Any) -> Any:
                 lower = [c + LANES - step if c & step else c for c in range(LANES)]
                 upper = [c + LANES if c & step else c + step for c in range(LANES)]
                 rows[r], rows[r + step] = (
-                    builder.shuffle_vector(*pair, ir.Constant(_WORDS, lanes))
+                    builder.shuffle_vector(*pair, ir.Constant(WORDS, lanes))
                     for lanes in (lower, upper)
                 )
         for r, row in enumerate(rows):
@@ -165,7 +137,7 @@ def _transpose(_context: Any, places: Any) -> Any:
 
 
 _HAS_TILES = IS_LONG or can("avx2", "fma")
-HAS_PAIRS, _HAS_AMX = can("avx512bf16"), can("amx-bf16")
+_HAS_AMX = can("amx-bf16")
 
 
 def in_tiles(dtype: torch.dtype) -> bool:

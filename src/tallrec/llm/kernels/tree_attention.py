@@ -27,7 +27,7 @@ from tallrec.llm.kernels.native import (
     run,
     share,
 )
-from tallrec.llm.kernels.tiles import COLUMNS, LANES, ROWS, in_floats, in_tiles, up
+from tallrec.llm.kernels.tiles import COLUMNS, ROWS, in_floats, in_tiles, up
 from tallrec.llm.kernels.tree_rows import (
     COST,
     FIRST_P,
@@ -47,6 +47,7 @@ from tallrec.llm.kernels.tree_rows import (
     tree_of,
     weigh,
 )
+from tallrec.llm.kernels.vectors import LANES
 from tallrec.llm.kernels.words import by_floats, by_words, per_word
 
 if TYPE_CHECKING:

@@ -15,16 +15,8 @@ from torch import Tensor
 
 from tallrec.llm.kernels.arithmetic import copy, narrow
 from tallrec.llm.kernels.native import FLOAT, LONG, PART, fetch_ahead, rows
-from tallrec.llm.kernels.tiles import (
-    COLUMNS,
-    IS_LONG,
-    LANES,
-    TALL,
-    multiply,
-    multiply_column,
-    transpose,
-    up,
-)
+from tallrec.llm.kernels.tiles import COLUMNS, TALL, multiply, multiply_column, transpose, up
+from tallrec.llm.kernels.vectors import IS_LONG, LANES
 from tallrec.llm.kernels.words import as_row, per_word, word_of
 
 if TYPE_CHECKING:
