@@ -85,7 +85,7 @@ class LayerBySums:
     Attributes:
         own: The layer.
         widths: Of queries, keys and values.
-        bias_o: What is added to them, side by side, in the dtype of the layer.
+        bias_o: What is added to them, side by side, in the dtype of the layer; empty if nothing is.
         norms: Weight and epsilon of that before attention, doubled where it is by sums, and of
             that behind it.
         packed: Rounded weights: of queries, keys and values together, of what follows attention,
@@ -114,7 +114,9 @@ class LayerBySums:
             for norm in (own.input_layernorm, own.post_attention_layernorm)
         )
         norms = [(before[0] * _factors(order, before[0].dtype), before[1]), behind]
-        return cls(*WholeLayer.parts_of(own), norms, _packed(own, order), *more)
+        own, widths, bias_o = WholeLayer.parts_of(own)
+        bias_o = bias_o if bias_o.any() else bias_o[:0]
+        return cls(own, widths, bias_o, norms, _packed(own, order), *more)
 
     def __call__(
         self,

@@ -10,7 +10,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from tallrec.llm.kernels.arithmetic import copy, wide
+from tallrec.llm.kernels.arithmetic import copy, narrow, wide
 from tallrec.llm.kernels.byte_rows import Packed, packed_of
 from tallrec.llm.kernels.int8 import BYTE
 from tallrec.llm.kernels.mixed_products import ROWS, multiply_all
@@ -29,7 +29,7 @@ class Begins(NamedTuple):
         heads: Where queries, keys and values go.
         norm: Weight and epsilon of the norm.
         weights: Of the three together, of `mixed_products`.
-        bias_o: What is added to them, side by side.
+        bias_o: What is added to them, side by side; empty if nothing is.
         turn: What queries and keys are rotated by: cosines and sines in the same dtype, [n, e].
     """
 
@@ -89,7 +89,7 @@ def beginning_of(job: Any, at: Any, dtype: Any) -> Any:
 @njit(**LOOP)
 def places_of(layer: Any) -> Any:
     """For rows of a layer that begins."""
-    d, width = len(layer.norm), len(layer.bias)
+    d, width = len(layer.norm), layer.q.shape[1] + layer.k.shape[1] + layer.v.shape[1]
     buffer, normed = np.empty(d, FLOAT), np.empty((SOME, d + TERM), BYTE)
     return _Places(buffer, normed, np.empty(SOME, FLOAT), np.empty((SOME, width), FLOAT))
 
@@ -102,14 +102,18 @@ def begin(some: Any, layer: Any, x: Any, first: Any, count: Any) -> None:
         copy(some.buffer, x[first + t])
         normalize(some.buffer, layer.norm, layer.epsilon)
         some.factors[t] = round_row(some.buffer, some.normed[t])
-    multiply_all(some.sums[:count], some.normed[:count], layer.weights, len(layer.bias))
+    multiply_all(some.sums[:count], some.normed[:count], layer.weights, some.sums.shape[1])
     for t in range(count):
         n, out, factor = first + t, some.sums[t], some.factors[t]
-        for j in range(len(out)):
-            out[j] = out[j] * factor + wide(layer.bias[j])
-        turn_heads(layer.q[n], out[:of_q], layer.cos[n], layer.sin[n], FLOAT(1))
-        turn_heads(layer.k[n], out[of_q:of_k], layer.cos[n], layer.sin[n], FLOAT(1))
-        copy(layer.v[n], out[of_k:])
+        if len(layer.bias):
+            for j in range(len(out)):
+                out[j] = out[j] * factor + wide(layer.bias[j])
+            factor = FLOAT(1)
+        turn_heads(layer.q[n], out[:of_q], layer.cos[n], layer.sin[n], (factor, factor))
+        turn_heads(layer.k[n], out[of_q:of_k], layer.cos[n], layer.sin[n], (factor, factor))
+        v, out_v = layer.v[n], out[of_k:]
+        for j in range(len(v)):
+            v[j] = narrow(out_v[j] * factor, v[j])
 
 
 @njit(**LOOP)

@@ -52,11 +52,11 @@ def _larger(builder: Any, one: Any, other: Any) -> Any:
 
 
 def exp2(builder: Any, x: Any, powers: Any = EXP2) -> Any:
-    """As `arithmetic.exp2`."""
-    x = _larger(builder, x, _all(FLOATS, LEAST_EXPONENT))
+    """As `arithmetic.exp2`; 0 for what is less, where an instruction knows."""
     if _SPLITS:
         f = _masked(builder, "reduce.ps", x, WORD(_FLOOR_ONLY))
     else:
+        x = _larger(builder, x, _all(FLOATS, LEAST_EXPONENT))
         floor = call(builder, _FLOOR, x, x)
         f = builder.fsub(x, floor)
     p = _all(FLOATS, powers[0])

@@ -166,8 +166,8 @@ def _projected(job: Any, dtype: Any) -> None:
         for t in range(count):
             n, out = first + t, four.y[t]
             low[n, :] = four.low[t]
-            turn_heads(q[n], out[:of_q], cos[n], sin[n], FLOAT(1))
-            turn_heads(k[n], out[of_q:of_k], cos[n], sin[n], FLOAT(1))
+            turn_heads(q[n], out[:of_q], cos[n], sin[n], (FLOAT(1), FLOAT(1)))
+            turn_heads(k[n], out[of_q:of_k], cos[n], sin[n], (FLOAT(1), FLOAT(1)))
             copy(v[n], out[of_k:])
 
 

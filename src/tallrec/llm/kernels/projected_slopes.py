@@ -71,8 +71,8 @@ def _projected_backward(job: Any, dtype: Any) -> None:
         four.y[:, :] = four.low[:, :] = four.dx[:, :] = FLOAT(0)
         for t in range(count):
             n, grads_o = first + t, four.y[t]
-            turn_heads(grads_o[:of_q], dq[n], cos[n], sin[n], FLOAT(-1))
-            turn_heads(grads_o[of_q:of_k], dk[n], cos[n], sin[n], FLOAT(-1))
+            turn_heads(grads_o[:of_q], dq[n], cos[n], sin[n], (FLOAT(1), FLOAT(-1)))
+            turn_heads(grads_o[of_q:of_k], dk[n], cos[n], sin[n], (FLOAT(1), FLOAT(-1)))
             copy(grads_o[of_k:], dv[n])
             if len(table):
                 norm_again(four.x[t], x[n], weight[0], scale[n, 0])
